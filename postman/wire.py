@@ -1,0 +1,5 @@
+"""."""
+
+
+class ClientFactory:
+    """To be written."""
