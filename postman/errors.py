@@ -112,7 +112,17 @@ class MailRefused(NotAccepted):
 
 
 class MailRejected(NotAccepted):
-    """Surely not accepted: the mail is wrong anywhere, or must not be sent (a suppressed recipient)."""
+    """Surely not accepted: the mail is wrong anywhere, or must not be sent.
+
+    Args:
+        reason: one sentence for the history.
+        suppressed: True when a recipient unsubscribed, complained or bounced. Going round that breaks terms and law, so
+            nobody else is asked, unless the provider's table says `suppressed = "fail-over"`.
+    """
+
+    def __init__(self, reason: str, *, suppressed: bool = False) -> None:
+        super().__init__(reason)
+        self.suppressed = suppressed
 
 
 class OutcomeUnknown(ProviderError):

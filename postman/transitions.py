@@ -245,7 +245,8 @@ def _requeue(row: Row, provider: str, end: End, policy: Policy, now: Now) -> Row
         reason = f"given up after {row.attempts} attempts: {end.reason}"
         return _enter(row, now, State.FAILED, reason, provider, end.phase)
     least = 0.0 if end.retry_after is None else min(max(end.retry_after, RETRY_AFTER_BOUNDS[0]), RETRY_AFTER_BOUNDS[1])
-    row = msgspec.structs.replace(row, due=now.wall + max(least, backoff(row)), tries=row.tries + 1)
+    wait = max(least, backoff(row))
+    row = msgspec.structs.replace(row, due=now.wall + wait, tries=row.tries + 1, put=wait <= MAX_DELAY)
     return _enter(row, now, State.QUEUED, end.reason, provider, end.phase)
 
 
