@@ -1,0 +1,278 @@
+"""A provider in service: what postman.toml grants it, its breaker, and how many calls it may begin now."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from postman.breaker import Blame, Breaker, BreakerStatistics
+from postman.errors import (
+    MailRefused,
+    MailRejected,
+    OutcomeUnknown,
+    PluginBug,
+    ProviderError,
+    ProviderMisconfigured,
+    ProviderUnavailable,
+)
+from postman.provider import Provider
+
+COOL_DOWN = 5.0
+"""Seconds without calls after a 429 that did not say how long."""
+COOL_DOWN_BOUNDS = (1.0, 3_600.0)
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What postman.toml and the plugin say about one provider.
+
+    Attributes:
+        name: in postman.toml.
+        account: see `Kind.account`.
+        weight: its share of the workers; 0: only when no other can.
+        timeout: seconds that one call may take.
+        rate: mails a second that may begin; None: any.
+        max_concurrent: calls under way at once; None: any.
+        from_domains: it may send for these; empty: any.
+        fail_over_suppressed: a suppressed recipient is asked of the next provider instead of ending the letter.
+        marks: the plugin marks its phases, see `Kind.marks`.
+        delivers: False for fakes.
+    """
+
+    name: str
+    account: str
+    weight: int = 1
+    timeout: float = 25.0
+    rate: float | None = None
+    max_concurrent: int | None = None
+    from_domains: frozenset[str] = frozenset()
+    fail_over_suppressed: bool = False
+    marks: bool = False
+    delivers: bool = True
+
+
+class CarrierStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What `GET /status` says about one provider; times are seconds.
+
+    Attributes:
+        under_way: calls now.
+        accepted: calls that ended with a receipt, since start.
+        not_accepted: calls that surely were not accepted.
+        unknown: calls in doubt.
+        cooling: seconds that it still rests after a 429.
+        paused: by a person.
+        last_fault: the reason of the last call that counted against it.
+    """
+
+    name: str
+    weight: int
+    under_way: int
+    accepted: int
+    not_accepted: int
+    unknown: int
+    cooling: float
+    paused: bool
+    delivers: bool
+    last_fault: str
+    breaker: BreakerStatistics
+
+
+def blame(error: BaseException) -> Blame:
+    """Whose fault the end of a provider call is: the breaker's question."""
+    match error:
+        case ProviderMisconfigured():
+            return Blame.FATAL
+        case ProviderUnavailable(throttled=True):
+            return Blame.NEITHER
+        case ProviderUnavailable() | OutcomeUnknown():
+            return Blame.PROVIDER
+        case PluginBug():
+            return Blame.NEITHER
+        case MailRefused() | MailRejected():
+            return Blame.NONE
+        case _:
+            return Blame.NEITHER
+
+
+class Carrier:
+    """A provider in service.
+
+    Args:
+        provider: opened by its plugin.
+        terms: what it is granted.
+        breaker: its health; made with `blame`. Outlives a reload that does not change the provider.
+        clock: seconds, monotonic.
+        on_free: called when a call may have become possible.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        terms: Terms,
+        breaker: Breaker,
+        *,
+        clock: Callable[[], float],
+        on_free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.provider = provider
+        self.terms = terms
+        self.breaker = breaker
+        self.on_free = on_free
+        self._clock = clock
+        self._reserved = 0
+        self._epoch = 0
+        self._under_way = 0
+        self._paused = False
+        self._cool_until = -math.inf
+        self._bucket = _Bucket(terms.rate, clock) if terms.rate else None
+        self._ends = {"accepted": 0, "not_accepted": 0, "unknown": 0}
+        self._last_fault = ""
+        breaker.on_change = self._forget_places
+
+    @property
+    def name(self) -> str:
+        """Its name in postman.toml."""
+        return self.terms.name
+
+    def room(self) -> float:
+        """How many calls could begin now; `inf` when nothing limits."""
+        if self._paused or self._clock() < self._cool_until:
+            return 0
+        room = self.breaker.free
+        if self.terms.max_concurrent is not None:
+            room = min(room, self.terms.max_concurrent - self._under_way)
+        if self._bucket:
+            room = min(room, self._bucket.tokens())
+        return max(0, room)
+
+    def free(self) -> float:
+        """How many calls could begin now beyond those that places are kept for."""
+        return max(0, self.room() - self._reserved)
+
+    def seconds_until_free(self) -> float:
+        """While nothing is free: how long at least that stays so; `inf` when an event, not time, will change it."""
+        if self._paused:
+            return math.inf
+        wait = max(
+            self._cool_until - self._clock(),
+            self.breaker.seconds_until_free(),
+            self._bucket.seconds_until(self._reserved + 1) if self._bucket else 0.0,
+        )
+        return wait if wait > 0 else math.inf
+
+    def reserve(self) -> Place:
+        """Keep a place for one call that is about to begin."""
+        self._reserved += 1
+        return Place(self, self._epoch)
+
+    def _forget_places(self) -> None:
+        """What may begin has changed: places kept for the old state are void."""
+        self._epoch += 1
+        self._reserved = 0
+        self.on_free()
+
+    @property
+    def paused(self) -> bool:
+        """Whether a person stopped it."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._forget_places()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Around one call: counts it and lets the breaker judge the error that ends it.
+
+        Raises:
+            BreakerOpen: the call must not begin.
+        """
+        self._under_way += 1
+        try:
+            with self.breaker.attempt():
+                if self._bucket:
+                    self._bucket.spend()
+                yield
+            self._ends["accepted"] += 1
+        except ProviderError as error:
+            self._note(error)
+            raise
+        finally:
+            self._under_way -= 1
+            self.on_free()
+
+    def statistics(self) -> CarrierStatistics:
+        """Numbers for `GET /status`."""
+        return CarrierStatistics(
+            name=self.name,
+            weight=self.terms.weight,
+            under_way=self._under_way,
+            cooling=max(0.0, self._cool_until - self._clock()),
+            paused=self._paused,
+            delivers=self.terms.delivers,
+            last_fault=self._last_fault,
+            breaker=self.breaker.statistics(),
+            **self._ends,
+        )
+
+    def _note(self, error: ProviderError) -> None:
+        self._ends["unknown" if isinstance(error, OutcomeUnknown) else "not_accepted"] += 1
+        if isinstance(error, ProviderUnavailable) and error.throttled:
+            wait = COOL_DOWN if error.retry_after is None else error.retry_after
+            self._cool_until = self._clock() + min(max(wait, COOL_DOWN_BOUNDS[0]), COOL_DOWN_BOUNDS[1])
+            self._forget_places()
+        if blame(error) in {Blame.PROVIDER, Blame.FATAL}:
+            self._last_fault = error.reason
+
+
+class Place:
+    """One call's place at a carrier, kept until given back or until the carrier's state changes."""
+
+    def __init__(self, carrier: Carrier, epoch: int) -> None:
+        self.carrier = carrier
+        self._epoch = epoch
+
+    @property
+    def good(self) -> bool:
+        """Whether the call may begin now."""
+        return self._kept and self.carrier.room() > 0
+
+    def give_back(self) -> None:
+        """The call begins, or is not needed any more."""
+        if self._kept:
+            self._epoch = -1
+            self.carrier._reserved -= 1  # noqa: SLF001  # a place is a part of its carrier
+            self.carrier.on_free()
+
+    @property
+    def _kept(self) -> bool:
+        return self._epoch == self.carrier._epoch  # noqa: SLF001  # a place is a part of its carrier
+
+
+class _Bucket:
+    """Tokens that refill at `rate` a second up to one second's worth; at least one."""
+
+    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._most = max(1.0, rate)
+        self._clock = clock
+        self._level = self._most
+        self._at = clock()
+
+    def tokens(self) -> int:
+        now = self._clock()
+        self._level = min(self._most, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return math.floor(self._level + 1e-9)
+
+    def spend(self) -> None:
+        self.tokens()
+        self._level -= 1.0
+
+    def seconds_until(self, tokens: int) -> float:
+        self.tokens()
+        wanted = min(float(tokens), self._most)
+        return max(0.0, (wanted - self._level) / self._rate)
