@@ -1,20 +1,41 @@
 """postman.toml as values. Kebab-case, seconds and bytes; unknown keys are refused with file, table and cure.
 
-Every number here has a bound, so that a slip of the pen is found at start and not at night.
+Every number here has a bound, so that a slip of the pen is found at start and not at night. `load` reads the file and
+tells every mistake at once; nothing is opened.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from postman.errors import ConfigError
 from postman.mail import OnDoubt
+from postman.table import Place, Reader, read_safely
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
+Name = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z", description="1 to 64 letters, digits, dots, dashes, underscores"),
+]
+Domain = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*\Z", description="a domain in lower case, or in its xn-- form"),
+]
+Digest = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits, as `postman key new` prints them"),
+]
 Scope = Literal["send", "read", "cancel", "admin"]
 
 
@@ -25,10 +46,10 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
 class Key(_Table, frozen=True, kw_only=True):
     """`[[http.key]]`: a client's key, known by its SHA-256 alone."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
-    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    name: Name
+    sha256: Digest
     scopes: frozenset[Scope] = frozenset({"send", "read", "cancel"})
-    from_: frozenset[str] = msgspec.field(name="from", default=frozenset())
+    from_: frozenset[Domain] = msgspec.field(name="from", default=frozenset())
     rate: Positive | None = None
 
 
@@ -79,13 +100,13 @@ class Delivery(_Table, frozen=True, kw_only=True):
 class ProviderTable(_Table, frozen=True, kw_only=True):
     """`[[provider]]`: one account at one vendor."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Name
     plugin: str
     weight: Annotated[int, msgspec.Meta(ge=0, le=1_000)] = 1
     rate: Positive | None = None
     max_concurrent: Count | None = None
     timeout: Positive | None = None
-    from_domains: frozenset[str] = frozenset()
+    from_domains: frozenset[Domain] = frozenset()
     suppressed: Literal["reject", "fail-over"] = "reject"
     settings: dict[str, Any] = {}
 
@@ -99,3 +120,128 @@ class Config(_Table, frozen=True, kw_only=True):
     queue: QueueTable = QueueTable()
     delivery: Delivery = Delivery()
     provider: tuple[ProviderTable, ...] = ()
+
+
+SMALLEST = """\
+[[provider]]
+name = "lamda"
+plugin = "lamda"
+"""
+"""The smallest postman.toml: everything by default, and a fake that delivers nothing."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """postman.toml as it was read.
+
+    Attributes:
+        config: with absolute paths, and the queue's URL filled in.
+        path: of the file, absolute.
+    """
+
+    config: Config
+    path: Path
+
+    @property
+    def directory(self) -> Path:
+        """What relative paths in the file are relative to."""
+        return self.path.parent
+
+    @property
+    def place(self) -> Place:
+        """The file, for messages."""
+        return Place(self.path.name)
+
+
+def load(path: Path) -> Loaded:
+    """Read postman.toml. Opens nothing else; settings of providers and secrets are read by `postman.registry`.
+
+    Raises:
+        ConfigError: a line for each mistake, with file, table and cure.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist. --config PATH names another. A smallest one is:\n\n{SMALLEST}")
+    try:
+        raw = tomllib.loads(read_safely(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: not TOML: {error}") from None
+    reader = Reader(path.parent)
+    config = reader.read(Config, raw, Place(path.name))
+    if config:
+        config = _with_whole_urls(config, path.parent)
+        _cross_check(config, reader, Place(path.name))
+    reader.finish()
+    if config is None:
+        raise AssertionError("a table that cannot be read leaves a mistake")
+    return Loaded(config, path)
+
+
+def split_bind(bind: str) -> tuple[str, int]:
+    """Host and port of `127.0.0.1:8901` or `[::1]:8901`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host, colon, port = bind.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
+        raise ValueError(f'bind = "{bind}" is not an address and a port, such as 127.0.0.1:8901 or [::1]:8901')
+    return host, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _with_whole_urls(config: Config, directory: Path) -> Config:
+    ledger = _whole_url(config.ledger.url, directory)
+    queue = ledger if config.queue.url is None else _whole_url(config.queue.url, directory)
+    return msgspec.structs.replace(
+        config,
+        ledger=msgspec.structs.replace(config.ledger, url=ledger),
+        queue=msgspec.structs.replace(config.queue, url=queue),
+    )
+
+
+def _whole_url(url: str, directory: Path) -> str:
+    scheme, _, path = url.partition(":")
+    return f"sqlite:{directory / path}" if scheme == "sqlite" else url
+
+
+def _cross_check(config: Config, reader: Reader, place: Place) -> None:
+    http, ledger = place.under("http"), place.under("ledger")
+    for mistake in _bind_mistakes(config.http):
+        reader.note(http, mistake)
+    for url, table in ((config.ledger.url, ledger), (config.queue.url or "", place.under("queue"))):
+        if ":" not in url:
+            reader.note(table, f'url = "{url}" has no scheme, such as memory: or sqlite:postman.db')
+    if config.ledger.key_retention > config.ledger.retention:
+        reader.note(ledger, "key-retention is longer than retention: a key would outlive its letters")
+    if not config.provider:
+        reader.note(place, f"there is no [[provider]], so nothing can be sent. A smallest one is:\n\n{SMALLEST}")
+    for name in _doubled(table.name for table in config.provider):
+        reader.note(place, f'several [[provider]] have name = "{name}"; each needs one of its own')
+    for digest in _doubled(key.sha256 for key in config.http.key):
+        reader.note(place, f'several [[http.key]] have sha256 = "{digest[:8]}..."; each needs one of its own')
+
+
+def _bind_mistakes(http: Http) -> Iterator[str]:
+    try:
+        host, _ = split_bind(http.bind)
+    except ValueError as error:
+        yield str(error)
+        return
+    if not http.key and not is_loopback(host):
+        yield (
+            f'bind = "{http.bind}" can be reached from other machines, and there is no [[http.key]];'
+            " `postman key new NAME` makes one"
+        )
+
+
+def _doubled(words: Iterable[str]) -> list[str]:
+    return [word for word, times in Counter(words).items() if times > 1]

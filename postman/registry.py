@@ -1,0 +1,215 @@
+"""Names in postman.toml -> Kinds, through entry points and pluggy. Only what is named is imported.
+
+A plugin is a distribution with an entry point in one of the groups of `postman.hookspecs`; what the entry point names
+(a module or an object) has the one hook. Discovery reads metadata alone. Every way in which a plugin can be wrong is a
+ConfigError that names the plugin and the cure.
+"""
+
+from __future__ import annotations
+
+import importlib
+import site
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+import pluggy
+
+from postman import hookspecs
+from postman.config import Loaded, ProviderTable
+from postman.errors import ConfigError
+from postman.kind import Kind
+from postman.table import Place, Reader
+
+WORDS = {hookspecs.PROVIDERS: "provider", hookspecs.QUEUES: "queue", hookspecs.LEDGERS: "ledger"}
+"""What a person calls the things of a group."""
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A kind with its settings, ready to be opened.
+
+    Attributes:
+        kind: what was registered.
+        settings: of the type `kind.settings`; two configurations of one thing are equal.
+        origin: the distribution that it comes from, with its version.
+    """
+
+    kind: Kind[Any, Any]
+    settings: msgspec.Struct
+    origin: str
+
+
+@dataclass(frozen=True)
+class ConfiguredProvider(Configured):
+    """A provider with its settings, and its table of postman.toml."""
+
+    table: ProviderTable
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that postman.toml names, decoded and checked; nothing is open."""
+
+    loaded: Loaded
+    ledger: Configured
+    queue: Configured
+    providers: tuple[ConfiguredProvider, ...]
+
+
+def add_directory(directory: Path) -> None:
+    """Let plugins be found in `directory` (as `pip install --target DIR` fills it), behind what is installed.
+
+    Raises:
+        ConfigError: it is no directory, or everybody may write it: plugins run with our rights.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory}: there is no such directory of plugins")
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise ConfigError(f"{directory}: everybody may write this directory of plugins; run: chmod o-w {directory}")
+    site.addsitedir(str(directory.absolute()))
+
+
+def discover(group: str) -> dict[str, tuple[EntryPoint, ...]]:
+    """The plugins of a group that are installed now, by name; imports none. More than one of a name is a conflict."""
+    importlib.invalidate_caches()
+    found: dict[str, tuple[EntryPoint, ...]] = {}
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        found[point.name] = (*found.get(point.name, ()), point)
+    return found
+
+
+def origin(point: EntryPoint) -> str:
+    """The distribution of an entry point, with its version."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+
+
+def load_kind(group: str, name: str) -> Kind[Any, Any]:
+    """Import the plugin `name`, and only that, and ask it what it is.
+
+    Raises:
+        ConfigError: there is none, there are two, or it is broken.
+    """
+    return _load(_find(group, name))
+
+
+def decode_settings[S: msgspec.Struct](kind: Kind[S, Any], raw: object, place: Place | str, directory: Path) -> S:
+    """The settings of `kind`, with secrets resolved and paths absolute; `place` is named in messages.
+
+    Raises:
+        ConfigError: a line for each mistake.
+    """
+    reader = Reader(directory)
+    settings = reader.read(kind.settings, raw, place if isinstance(place, Place) else Place(place))
+    reader.finish()
+    return cast("S", settings)  # None has left a mistake, and that was raised
+
+
+def set_up(loaded: Loaded) -> Setup:
+    """Everything that postman.toml names, decoded. Imports plugins, opens nothing.
+
+    Raises:
+        ConfigError: a line for each mistake in any of them.
+    """
+    mistakes: list[str] = []
+    stores: list[Configured] = []
+    providers: list[ConfiguredProvider] = []
+    config = loaded.config
+    for group, url in ((hookspecs.LEDGERS, config.ledger.url), (hookspecs.QUEUES, config.queue.url or "")):
+        with _noted(mistakes):
+            stores.append(_store(group, url, loaded))
+    for number, table in enumerate(config.provider, 1):
+        with _noted(mistakes):
+            place = loaded.place.under("provider").entry(number, {"name": table.name})
+            providers.append(_provider(table, place, loaded.directory))
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    ledger, queue = stores
+    return Setup(loaded, ledger, queue, tuple(providers))
+
+
+@contextmanager
+def _noted(mistakes: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        mistakes.append(str(error))
+
+
+def _store(group: str, url: str, loaded: Loaded) -> Configured:
+    """A ledger or queue: the URL's scheme is its name, the query its further settings."""
+    place = loaded.place.under(WORDS[group])
+    base, _, query = url.partition("?")
+    try:
+        point = _find(group, base.partition(":")[0])
+        kind = _load(point)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: url: {error}") from error
+    raw = {"url": base, **dict(parse_qsl(query, keep_blank_values=True))}
+    if "visibility_timeout" in kind.settings.__struct_fields__:
+        raw["visibility-timeout"] = str(loaded.config.queue.visibility_timeout)
+    reader = Reader(loaded.directory, strict=False)
+    settings = reader.read(kind.settings, raw, place.under("url"))
+    reader.finish()
+    return Configured(kind, cast("msgspec.Struct", settings), origin(point))
+
+
+def _provider(table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:
+    try:
+        point = _find(hookspecs.PROVIDERS, table.plugin)
+        kind = _load(point)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    settings = decode_settings(kind, table.settings, place.under("settings"), directory)
+    return ConfiguredProvider(kind, settings, origin(point), table)
+
+
+def _find(group: str, name: str) -> EntryPoint:
+    word = WORDS[group]
+    found = discover(group)
+    match found.get(name, ()):
+        case (point,):
+            return point
+        case ():
+            near = get_close_matches(name.lower(), found, n=1)
+            raise ConfigError(
+                f"no plugin named {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+                + f" (installed: {', '.join(found) or 'none'})."
+                + f" A {word} is added by installing its distribution, see plugins/README.md",
+            )
+        case several:
+            brought = " and ".join(origin(point) for point in several)
+            raise ConfigError(f"{brought} both bring a {word} named {name!r}; uninstall one of them")
+
+
+def _load(point: EntryPoint) -> Kind[Any, Any]:
+    """The wall between us and the import of a plugin."""
+    plugin = f"plugin {point.name!r} ({origin(point)})"
+    try:
+        kind = _ask(point.load())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit too: nothing that a plugin does at import may end us
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ConfigError(f"{plugin} cannot be used: {what}; repair, upgrade or uninstall it") from error
+    return kind
+
+
+def _ask(plugin: object) -> Kind[Any, Any]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin)
+    answers = manager.hook.postman_register()
+    if not answers:
+        raise ConfigError("it has no hook postman_register, marked with postman.hookspecs.hookimpl")
+    if not isinstance(answers[0], Kind):
+        raise ConfigError(f"its hook postman_register returned {type(answers[0]).__name__}, not a postman.kind.Kind")
+    return answers[0]
