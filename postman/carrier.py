@@ -61,6 +61,7 @@ class CarrierStatistics(msgspec.Struct, frozen=True, kw_only=True):
         accepted: calls that ended with a receipt, since start.
         not_accepted: calls that surely were not accepted.
         unknown: calls in doubt.
+        again_in: seconds until the breaker lets a call through; 0 while it does, `inf` while a probe is under way.
         cooling: seconds that it still rests after a 429.
         paused: by a person.
         last_fault: the reason of the last call that counted against it.
@@ -72,6 +73,7 @@ class CarrierStatistics(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     not_accepted: int
     unknown: int
+    again_in: float
     cooling: float
     paused: bool
     delivers: bool
@@ -210,6 +212,7 @@ class Carrier:
             name=self.name,
             weight=self.terms.weight,
             under_way=self._under_way,
+            again_in=self.breaker.seconds_until_free(),
             cooling=max(0.0, self._cool_until - self._clock()),
             paused=self._paused,
             delivers=self.terms.delivers,

@@ -1,4 +1,4 @@
-"""The clerk: sees to what nobody else sees to. Every process runs one; each step is a compare-and-set, so any number may.
+"""The clerk: sees to what nobody else sees to. Every process runs one; each step is a compare-and-set, so many may run.
 
 A round, every 15 s and at start:
 

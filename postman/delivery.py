@@ -31,7 +31,7 @@ from postman.errors import (
     StoreUnavailable,
     TooLate,
 )
-from postman.guard import Guard, Held
+from postman.guard import Cut, Guard, Hold
 from postman.ledger import Claim, End, Ended, EndKind, Ledger, Row, State, Unclaimable
 from postman.mail import Id
 from postman.postbox import Turn
@@ -93,13 +93,13 @@ class Delivery:
         self._wall = wall
         self._on_call = on_call
 
-    async def deliver(self, lease: Lease, turn: Turn, held: Held) -> None:
+    async def deliver(self, lease: Lease, turn: Turn, hold: Hold) -> None:
         """Do what can be done now for the letter that a note names, and write what came of it.
 
         Args:
             lease: of the note.
             turn: of the worker at the postbox.
-            held: of the guard; this runs inside it.
+            hold: of the guard; this runs inside it.
 
         Raises:
             StoreUnavailable: the ledger does not answer; the note is left to be shown again.
@@ -107,7 +107,7 @@ class Delivery:
         if lease.note is None:
             await self._bury(lease, "this is no note that can be read")
             return
-        outcome = await self._ask_in_turn(lease.note.id, turn, held)
+        outcome = await self._ask_in_turn(lease.note.id, turn, hold)
         match outcome:
             case Row():
                 journal.write(outcome)
@@ -117,30 +117,30 @@ class Delivery:
             case Unclaimable(state=state, delay=delay):
                 await self._put_back_or_ack(lease, lease.note, state, delay)
 
-    async def _ask_in_turn(self, id: Id, turn: Turn, held: Held) -> Row | Unclaimable:
+    async def _ask_in_turn(self, id: Id, turn: Turn, hold: Hold) -> Row | Unclaimable:
         """The heart: one provider after the other until one takes the letter, ends it, or leaves doubt."""
         asked_at = self._steady()
         claim = await self._ledger.claim(id, turn.calls())
         while isinstance(claim, Claim):
-            end = await self._call(claim, asked_at, turn, held)
+            end = await self._call(claim, asked_at, turn, hold)
             if end.kind not in ELSEWHERE or self._guard.draining:
                 return await _insist(partial(self._ledger.finish, claim, end))
             asked_at = self._steady()
             claim = await _insist(partial(self._ledger.claim, id, turn.calls(), Ended(claim, end)))
         return claim
 
-    async def _call(self, claim: Claim, asked_at: float, turn: Turn, held: Held) -> End:
+    async def _call(self, claim: Claim, asked_at: float, turn: Turn, hold: Hold) -> End:
         """Make the call that was claimed. Whatever happens, it has an end."""
         lease_ends = asked_at + claim.call.lease
         attempt = Attempt(claim.id.replace("0x", "postman-"), lease_ends=lease_ends, clock=self._steady)
         began = trio.current_time()
         try:
             with turn.call(claim.call.provider) as carrier:
-                receipt = await ask(carrier, claim, attempt, held)
+                receipt = await ask(carrier, claim, attempt, hold)
             end = End(EndKind.ACCEPTED, phase=attempt.phase, receipt=receipt)
         except BreakerOpen:
             end = End(EndKind.UNAVAILABLE, "not asked: its breaker had just opened", Phase.UNMARKED)
-        except (ProviderError, TooLate, Cut) as error:
+        except (ProviderError, TooLate, Stopped) as error:
             end = end_of(error, attempt.phase, fail_over_suppressed=carrier.terms.fail_over_suppressed)
         called = Called(claim.id, claim.call.provider, end, trio.current_time() - began)
         _log.debug("called", id=called.id, provider=called.provider, end=end.kind, reason=end.reason, ms=_ms(called))
@@ -183,7 +183,7 @@ async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
             pause = min(INSIST[1], pause * 2)
 
 
-class Cut(Exception):
+class Stopped(Exception):
     """The process stops and the call was ended by us; says nothing about the provider."""
 
     def __init__(self, *, handed_over: bool) -> None:
@@ -191,15 +191,15 @@ class Cut(Exception):
         self.handed_over = handed_over
 
 
-async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, held: Held) -> Receipt:
+async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> Receipt:
     """The wall between us and a plugin: whatever the plugin does, the call ends in the closed list.
 
     Raises:
         ProviderError: one of its leaves.
         TooLate: the lease was over before the first byte.
-        Cut: we stopped the call.
+        Stopped: we ended the call.
     """
-    with held.call(carrier.terms.timeout) as scope:
+    with hold.call(carrier.terms.timeout) as call:
         try:
             receipt = await carrier.provider.send(claim.letter, attempt)
         except (ProviderError, TooLate, trio.Cancelled):
@@ -210,8 +210,8 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, held: Held) -> R
             return receipt
         raise OutcomeUnknown(f"bug in plugin of {carrier.name}: send() returned {type(receipt).__name__}")
     handed_over = may_have_been_accepted(attempt.phase, marks=carrier.terms.marks)
-    if scope.drained:
-        raise Cut(handed_over=handed_over)
+    if call.cut is Cut.DRAIN:
+        raise Stopped(handed_over=handed_over)
     if handed_over:
         raise OutcomeUnknown(f"no answer within {carrier.terms.timeout:g} s")
     raise ProviderUnavailable(f"nothing was sent within {carrier.terms.timeout:g} s")
@@ -235,7 +235,7 @@ _KINDS: tuple[tuple[type[Exception], EndKind], ...] = (
 def end_of(error: Exception, phase: Phase, *, fail_over_suppressed: bool = False) -> End:
     """How the ledger sees the error that ended a call; what is not known to be harmless is doubt."""
     kind = next((kind for cls, kind in _KINDS if isinstance(error, cls)), EndKind.UNKNOWN)
-    if isinstance(error, Cut) and not error.handed_over:
+    if isinstance(error, Stopped) and not error.handed_over:
         kind = EndKind.UNSENT
     if isinstance(error, MailRejected) and error.suppressed and fail_over_suppressed:
         kind = EndKind.REFUSED

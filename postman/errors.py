@@ -111,6 +111,10 @@ class MailRefused(NotAccepted):
     """Surely not accepted: this provider refuses this mail, another may take it."""
 
 
+class PluginBug(MailRefused):
+    """A bug in a plugin, before anything was handed over. Plugins do not raise it; the wall around them does."""
+
+
 class MailRejected(NotAccepted):
     """Surely not accepted: the mail is wrong anywhere, or must not be sent.
 

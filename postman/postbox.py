@@ -1,8 +1,8 @@
 """The postbox: all providers of this process, and the choice among them. Decides without I/O.
 
 Each worker has a primary provider of its own, dealt by weight, and stays with the provider that works for it: when that
-one is unavailable the next takes over and, if it takes the letter, becomes the worker's current one, until the primary's
-breaker is closed and some time has passed. A half-open primary gets its probe from the workers that it belongs to.
+one is unavailable the next takes over and, if it takes the letter, becomes the worker's current one, until the breaker
+of the primary is closed and some time has passed. A half-open primary gets its probe from the workers it belongs to.
 """
 
 from __future__ import annotations

@@ -52,6 +52,6 @@ async def _deliver_one(
 ) -> None:
     with await postbox.wait_available(number) as turn:
         lease = await queue.take()
-        with guard.hold() as held:  # no checkpoint between this and the line above: a taken note is always in hand
+        with guard.hold() as hold:  # no checkpoint between this and the line above: a taken note is always in hand
             async with room.take(lease.note.size if lease.note else 0):
-                await delivery.deliver(lease, turn, held)
+                await delivery.deliver(lease, turn, hold)

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
-    """pytest-trio wraps the exception of a test's body in an ExceptionGroup: a group of one leaf is shown as that leaf."""
+    """pytest-trio wraps what a test raises in an ExceptionGroup: a group of one leaf is shown as that leaf."""
     try:
         return (yield)
     except BaseExceptionGroup as group:

@@ -1,0 +1,130 @@
+"""The office: what the way in may ask of the whole house. Status, health, pause and resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import trio
+
+from postman import status
+from postman.clerk import Clerk
+from postman.errors import StoreError
+from postman.guard import Guard
+from postman.ledger import Ledger, LedgerStatistics, Row
+from postman.postbox import Postbox
+from postman.queue import Queue, QueueStatistics
+from postman.room import Room
+from postman.server import Server
+
+ALL = "*"
+
+LOOK = 2.0
+"""Seconds between two looks at whether the stores answer and who is paused."""
+
+
+class Office:
+    """Answers for the whole house; the parts do the work."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        queue: Queue,
+        postbox: Postbox,
+        clerk: Clerk,
+        guard: Guard,
+        room: Room,
+        server: Server,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._postbox = postbox
+        self._clerk = clerk
+        self._guard = guard
+        self._room = room
+        self._server = server
+        self._wall = wall
+        self._started = wall()
+        self._store_error = ""
+
+    async def watch(self) -> None:
+        """Look again and again whether the stores answer and whom a person paused, until cancelled."""
+        while True:
+            await self.look()
+            await trio.sleep(LOOK)
+
+    async def look(self) -> None:
+        """Look once. Pauses are in the ledger, so that they survive a restart and reach every instance."""
+        try:
+            await self._ledger.statistics()
+            await self._queue.statistics()
+            pauses = {pause.provider for pause in await self._ledger.pauses()}
+        except StoreError as error:
+            self._store_error = str(error)
+            return
+        self._store_error = ""
+        for carrier in self._postbox.carriers:
+            paused = ALL in pauses or carrier.name in pauses
+            if carrier.paused != paused:
+                carrier.paused = paused
+
+    def unready(self) -> str | None:
+        """Why no mail can be accepted now; None: it can."""
+        if self._guard.draining:
+            return "the service is stopping"
+        return self._store_error or None
+
+    async def status(self) -> dict[str, Any]:
+        """The document of `GET /status`."""
+        ledger: LedgerStatistics | None = None
+        queue: QueueStatistics | None = None
+        try:
+            ledger = await self._ledger.statistics()
+            queue = await self._queue.statistics()
+            pauses = await self._ledger.pauses()
+        except StoreError as error:
+            self._store_error, pauses = str(error), ()
+        return status.document(
+            status.Facts(
+                version=version("postman-mail"),
+                now=self._wall(),
+                started=self._started,
+                durable=self._ledger.durable,
+                ledger=ledger,
+                queue=queue,
+                store_error=self._store_error,
+                providers=[carrier.statistics() for carrier in self._postbox.carriers],
+                pauses=pauses,
+                http=self._server.statistics(),
+                held=self._guard.held,
+                bytes_in_flight=self._room.taken,
+                stopping=self._guard.draining,
+            ),
+        )
+
+    async def pause(self, provider: str, who: str) -> bool:
+        """Begin no more calls of `provider` (`*`: of any). False: there is no such provider."""
+        return await self._set_pause(provider, who)
+
+    async def resume(self, provider: str, who: str) -> bool:  # noqa: ARG002  # who resumed is the way in's to log
+        """End a pause; `*` ends all of them. False: there is no such provider."""
+        return await self._set_pause(provider, None)
+
+    async def wake(self, rows: Sequence[Row]) -> None:
+        """Put notes for rows that a person queued again."""
+        await self._clerk.put(rows)
+
+    async def _set_pause(self, provider: str, who: str | None) -> bool:
+        names = [carrier.name for carrier in self._postbox.carriers]
+        if provider != ALL and provider not in names:
+            return False
+        await self._ledger.pause(provider, who)
+        if provider == ALL and who is None:
+            for name in names:
+                await self._ledger.pause(name, None)
+        await self.look()
+        return True

@@ -1,0 +1,115 @@
+"""What `GET /status` says: first whether all is well and, in sentences, why not and what to do; then the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from postman.breaker import State as BreakerState
+from postman.carrier import CarrierStatistics
+from postman.ledger import LedgerStatistics, Pause, State
+from postman.queue import QueueStatistics
+from postman.server import ServerStatistics
+
+LATE = 300.0
+"""A letter that has been due for so many seconds is worth a sentence."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the sentences are made of; times are wall seconds.
+
+    Attributes:
+        store_error: why ledger or queue did not answer; then their statistics are None.
+        durable: whether an accepted letter survives a restart.
+        held: deliveries in hand.
+        bytes_in_flight: of the letters in hand.
+        stopping: the process drains.
+        troubles: what else somebody should know (a reload that failed).
+    """
+
+    version: str
+    now: float
+    started: float
+    durable: bool
+    ledger: LedgerStatistics | None
+    queue: QueueStatistics | None
+    store_error: str = ""
+    providers: Sequence[CarrierStatistics] = ()
+    pauses: Sequence[Pause] = ()
+    http: ServerStatistics | None = None
+    held: int = 0
+    bytes_in_flight: int = 0
+    stopping: bool = False
+    troubles: Sequence[str] = ()
+
+
+def document(facts: Facts) -> dict[str, Any]:
+    """The answer of `GET /status`."""
+    because = list(sentences(facts))
+    document: dict[str, Any] = {
+        "well": not because,
+        "because": because,
+        "version": facts.version,
+        "up": round(facts.now - facts.started, 1),
+        "durable": facts.durable,
+        "letters": facts.ledger and {**dict.fromkeys(State, 0), **facts.ledger.states, "doubled": facts.ledger.doubled},
+        "oldest-due": _age(facts),
+        "queue": facts.queue,
+        "deliveries": {"in-hand": facts.held, "bytes": facts.bytes_in_flight},
+        "providers": facts.providers,
+        "pauses": facts.pauses,
+        "http": facts.http,
+    }
+    return document
+
+
+def sentences(facts: Facts) -> Iterator[str]:
+    """What is not well, why, and what to do; most urgent first."""
+    if facts.stopping:
+        yield "The service is stopping; it takes no new mail."
+    if facts.store_error:
+        yield f"The store does not answer, so nothing is accepted and nothing is sent: {facts.store_error}"
+    yield from facts.troubles
+    yield from _about_providers(facts)
+    if facts.ledger:
+        yield from _about_letters(facts, facts.ledger)
+    if facts.queue and facts.queue.buried:
+        yield f"{facts.queue.buried} notes on the queue could not be read or named no letter; they were put aside."
+
+
+def _about_providers(facts: Facts) -> Iterator[str]:
+    if not facts.providers:
+        yield "No provider is configured, so nothing is sent: add a [[provider]] to postman.toml."
+    elif not any(provider.delivers for provider in facts.providers):
+        yield "Only fake providers are configured: nothing is delivered. Add a real [[provider]] to postman.toml."
+    for pause in facts.pauses:
+        what = "All providers are" if pause.provider == "*" else f"Provider {pause.provider} is"
+        again = "" if pause.provider == "*" else f" {pause.provider}"
+        yield f"{what} paused by {pause.who}; `postman resume{again}` ends that."
+    for provider in facts.providers:
+        if provider.breaker.state is BreakerState.OPEN:
+            yield (
+                f"Provider {provider.name} is not asked for another {provider.again_in:.0f} s: {provider.breaker.why}"
+                f" ({provider.last_fault})"
+            )
+
+
+def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
+    held = ledger.states.get(State.HELD, 0)
+    if held:
+        noun = "letter is" if held == 1 else "letters are"
+        yield (
+            f"{held} {noun} held, because a provider may have taken it and nobody can tell: `postman mail --state held`"
+            " lists them, `postman release` sends again, `postman settle` says that it arrived."
+        )
+    age = _age(facts)
+    if age is not None and age > LATE:
+        yield f"The oldest letter has been waiting for {age / 60:.0f} min."
+
+
+def _age(facts: Facts) -> float | None:
+    if facts.ledger is None or facts.ledger.oldest_due is None:
+        return None
+    return round(max(0.0, facts.now - facts.ledger.oldest_due), 1)
