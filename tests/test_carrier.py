@@ -94,7 +94,7 @@ async def test_a_rate_refills_with_time_and_never_beyond_a_second(autojump_clock
     assert carrier.free() == 2
 
 
-async def test_a_rate_below_one_a_second_still_lets_one_through() -> None:
+async def test_a_rate_below_one_a_second_still_lets_one_through(autojump_clock: MockClock) -> None:
     carrier = make(rate=0.1)
     assert carrier.free() == 1
     end(carrier)
