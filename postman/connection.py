@@ -10,6 +10,7 @@ A client library in its place costs four times the CPU for each call, and tells 
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 
@@ -24,6 +25,8 @@ MAX_HEAD = 65_536
 """Bytes before the end of an answer's headers, interim answers (100 Continue) included."""
 MAX_RAW = 4 * MAX_BODY
 """Bytes of an answer with the overhead of its chunks."""
+MAX_PIECES = 10_000
+"""Chunks of an answer; the CPU that a vendor may cost us."""
 MAX_LOOKUPS = 16
 
 _CHUNK = 262_144  # a large body is encrypted and sent in pieces, so that other tasks get their turn
@@ -193,8 +196,8 @@ class Connection:
         size = 0
         while isinstance(event := await self._next_event(MAX_RAW), h11.Data):
             size += len(event.data)
-            if size > MAX_BODY:
-                raise _Unreadable(f"its body is longer than {MAX_BODY} bytes")
+            if size > MAX_BODY or len(parts) >= MAX_PIECES:
+                raise _Unreadable("it is too long")
             parts.append(bytes(event.data))
         return b"".join(parts)
 
@@ -234,7 +237,9 @@ def _why(error: BaseException) -> str:
             return f"its certificate is not trusted: {error.verify_message}"
         case ssl.SSLError():
             return f"TLS: {(error.reason or 'failed').replace('_', ' ').lower()}"
-        case OSError(strerror=str(words)):
+        case socket.gaierror(strerror=str(words)):
             return words.lower()
+        case OSError(errno=int(number)):
+            return os.strerror(number).lower()  # trio's own text names the address
         case _:
             return str(error) or "it was closed"
