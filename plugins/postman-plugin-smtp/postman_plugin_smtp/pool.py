@@ -1,0 +1,64 @@
+"""Connections between letters: the latest first, none that idled long, none after an oddity."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from postman_plugin_smtp.connection import Connection
+
+MAX_IDLE: Final = 30.0
+"""Seconds after which a server may well have hung up; most wait for minutes, a few for one."""
+MAX_LETTERS: Final = 100
+"""Letters for one connection; many servers end the session there."""
+
+
+class Pool:
+    """The connections to one account; as many as there are calls under way, each used by one call at a time.
+
+    Args:
+        dial: opens a connection that is ready for letters.
+    """
+
+    def __init__(self, dial: Callable[[], Awaitable[Connection]]) -> None:
+        self._dial = dial
+        self._idle: list[Connection] = []
+
+    @asynccontextmanager
+    async def lend(self, *, fresh: bool = False) -> AsyncIterator[Connection]:
+        """Lend a connection, a new one if none idles or if `fresh`.
+
+        It comes back only when the block left it `resting`; else, also when cancelled, it is closed.
+        """
+        connection = None if fresh else await self._take()
+        if connection is None:
+            connection = await self._dial()
+        connection.resting = False
+        try:
+            yield connection
+        finally:
+            if connection.resting and not connection.broken and connection.letters < MAX_LETTERS:
+                connection.used = trio.current_time()
+                self._idle.append(connection)
+            elif connection.resting:
+                await connection.quit()
+            else:
+                connection.close()
+
+    async def close(self) -> None:
+        """Take leave of all that idle."""
+        while self._idle:
+            await self._idle.pop().quit()
+
+    async def _take(self) -> Connection | None:
+        while self._idle and self._idle[0].used < trio.current_time() - MAX_IDLE:
+            await self._idle.pop(0).quit()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_quiet():
+                return connection
+            connection.close()
+        return None
