@@ -26,7 +26,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 
 Name = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z", description="1 to 64 letters, digits, dots, dashes, underscores"),
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z", description="1 to 64 of A-Z, a-z, 0-9, dot, dash, underscore"),
 ]
 Domain = Annotated[
     str,

@@ -186,7 +186,7 @@ def _find(group: str, name: str) -> EntryPoint:
                 + f" A {word} is added by installing its distribution, see plugins/README.md",
             )
         case several:
-            brought = " and ".join(origin(point) for point in several)
+            brought = " and ".join(sorted(origin(point) for point in several))
             raise ConfigError(f"{brought} both bring a {word} named {name!r}; uninstall one of them")
 
 
@@ -210,6 +210,9 @@ def _ask(plugin: object) -> Kind[Any, Any]:
     answers = manager.hook.postman_register()
     if not answers:
         raise ConfigError("it has no hook postman_register, marked with postman.hookspecs.hookimpl")
-    if not isinstance(answers[0], Kind):
-        raise ConfigError(f"its hook postman_register returned {type(answers[0]).__name__}, not a postman.kind.Kind")
-    return answers[0]
+    kind = answers[0]
+    if not isinstance(kind, Kind):
+        raise ConfigError(f"its hook postman_register returned {type(kind).__name__}, not a postman.kind.Kind")
+    if not issubclass(kind.settings, msgspec.Struct):
+        raise ConfigError(f"its settings are {kind.settings.__name__}, not a msgspec.Struct")
+    return kind

@@ -182,6 +182,6 @@ def _described(kind: object) -> str | None:
 
 def _words(kind: object) -> list[str]:
     """The words of a Literal or an enum, wherever they are in a type."""
-    if isinstance(kind, enum.EnumType):
-        return [str(member.value) for member in kind.__members__.values()]
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return [str(member.value) for member in kind]
     return [word for part in get_args(kind) for word in ([part] if isinstance(part, str) else _words(part))]

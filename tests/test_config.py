@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from postman.config import SMALLEST, Loaded, is_loopback, load, split_bind
+from postman.errors import ConfigError
+from postman.mail import OnDoubt
+
+DIGEST = "0" * 64
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "postman.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def loaded(directory: Path, text: str) -> Loaded:
+    return load(write(directory, text))
+
+
+def mistakes(directory: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        loaded(directory, text)
+    return str(caught.value).splitlines()
+
+
+def test_the_smallest_file_is_enough_and_all_else_has_a_default(tmp_path: Path) -> None:
+    config = loaded(tmp_path, SMALLEST).config
+    assert config.http.bind == "127.0.0.1:8901"
+    assert config.delivery.on_doubt is OnDoubt.HOLD
+    assert [provider.name for provider in config.provider] == ["lamda"]
+
+
+def test_the_file_of_the_repository_can_be_loaded() -> None:
+    assert load(Path(__file__).parents[1] / "postman.toml").config.provider
+
+
+def test_paths_are_relative_to_the_file_and_the_queue_is_on_the_ledger_by_default(tmp_path: Path) -> None:
+    config = loaded(tmp_path, f'[ledger]\nurl = "sqlite:a/b.db"\n{SMALLEST}').config
+    assert config.ledger.url == config.queue.url == f"sqlite:{tmp_path}/a/b.db"
+    config = loaded(tmp_path, f'[ledger]\nurl = "sqlite:/x/y.db"\n[queue]\nurl = "memory:"\n{SMALLEST}').config
+    assert (config.ledger.url, config.queue.url) == ("sqlite:/x/y.db", "memory:")
+
+
+def test_every_mistake_is_named_at_once_with_file_table_and_cure(tmp_path: Path) -> None:
+    text = f"""
+    nodes = 3
+    [http]
+    max_batch = 5
+    [[http.key]]
+    name = "shop"
+    sha256 = "abc"
+    scopes = ["send", "delete"]
+    [delivery]
+    workers = 0
+    grace = "soon"
+    on-doubt = "panic"
+    timeout = inf
+    [[provider]]
+    name = "first"
+    plugin = "lamda"
+    [[provider]]
+    name = "back up"
+    plugin = "delta"
+    wieght = 1
+    [[provider]]
+    weight = 1
+    {""}
+    """
+    assert sorted(mistakes(tmp_path, text)) == sorted(
+        [
+            'postman.toml: unknown key "nodes"; did you mean "node"?',
+            'postman.toml: [http]: unknown key "max_batch"; did you mean "max-batch"?',
+            'postman.toml: [[http.key]] #1 "shop": "sha256": must be 64 hex digits, as `postman key new` prints them',
+            'postman.toml: [[http.key]] #1 "shop": "scopes": [1] must be one of send, read, cancel, admin',
+            'postman.toml: [delivery]: "workers": expected int >= 1',
+            'postman.toml: [delivery]: "grace": expected float, got str',
+            'postman.toml: [delivery]: "on-doubt": must be one of hold, resend',
+            'postman.toml: [delivery]: "timeout": must be finite',
+            'postman.toml: [[provider]] #2 "back up": unknown key "wieght"; did you mean "weight"?',
+            'postman.toml: [[provider]] #2 "back up": "name": must be 1 to 64 of A-Z, a-z, 0-9, dot, dash, underscore',
+            'postman.toml: [[provider]] #3: "name" is missing',
+            'postman.toml: [[provider]] #3: "plugin" is missing',
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("[http\n", "postman.toml: not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"),
+        ("http = 3\n" + SMALLEST, "postman.toml: [http]: must be a table"),
+        ("[provider]\nname = 'x'", 'postman.toml: "provider": expected array, got object'),
+        ("", "there is no [[provider]], so nothing can be sent"),
+        (SMALLEST * 2, 'several [[provider]] have name = "lamda"; each needs one of its own'),
+        (
+            f'[[http.key]]\nname="a"\nsha256="{DIGEST}"\n[[http.key]]\nname="b"\nsha256="{DIGEST}"\n{SMALLEST}',
+            'several [[http.key]] have sha256 = "00000000..."',
+        ),
+        (
+            f'[[http.key]]\nname="a"\nsha256="{DIGEST}"\nfrom=["Example.com"]\n{SMALLEST}',
+            "[0] must be a domain in lower case",
+        ),
+        (
+            f'[http]\nbind = "0.0.0.0:80"\n{SMALLEST}',
+            "can be reached from other machines, and there is no [[http.key]]",
+        ),
+        (f'[http]\nbind = "8901"\n{SMALLEST}', 'bind = "8901" is not an address and a port'),
+        (f'[ledger]\nurl = "postman.db"\n{SMALLEST}', 'url = "postman.db" has no scheme'),
+        (f"[ledger]\nretention = 10\n{SMALLEST}", "key-retention is longer than retention"),
+        (f"[delivery]\ntimeout = true\n{SMALLEST}", "expected float, got bool"),
+        (f"[delivery]\ntimeout = nan\n{SMALLEST}", "expected float > 0"),
+        (f'[[provider]]\nname = "a\\n"\nplugin = "x"\n{SMALLEST}', '"name": must be 1 to 64 of'),
+    ],
+)
+def test_a_mistake_is_told_in_words(tmp_path: Path, text: str, mistake: str) -> None:
+    assert mistake in "\n".join(mistakes(tmp_path, text))
+
+
+def test_keys_allow_an_address_that_other_machines_reach(tmp_path: Path) -> None:
+    text = f'[http]\nbind = "0.0.0.0:80"\n[[http.key]]\nname = "shop"\nsha256 = "{DIGEST}"\n{SMALLEST}'
+    assert loaded(tmp_path, text).config.http.key[0].scopes == {"send", "read", "cancel"}
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"postman.toml does not exist. --config PATH names another(.|\n)*provider"):
+        load(tmp_path / "postman.toml")
+
+
+def test_a_file_that_everybody_may_write_is_refused_with_the_cure(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="may be written by everybody; run: chmod o-w"):
+        load(path)
+
+
+def test_a_file_that_is_no_text_or_a_directory_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, SMALLEST)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is not UTF-8 text"):
+        load(path)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bind", "split"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8901", ("::1", 8901)), ("localhost:1", ("localhost", 1))],
+)
+def test_bind_is_an_address_and_a_port(bind: str, split: tuple[str, int]) -> None:
+    assert split_bind(bind) == split
+    assert is_loopback(split[0])
+
+
+@pytest.mark.parametrize("bind", ["", "127.0.0.1", ":80", "x:-1", "x:65536", "x:٣", "x:8 "])
+def test_anything_else_is_no_bind(bind: str) -> None:
+    with pytest.raises(ValueError, match="is not an address and a port"):
+        split_bind(bind)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])  # noqa: S104  # nothing is bound
+def test_only_loopback_is_loopback(host: str) -> None:
+    assert not is_loopback(host)
