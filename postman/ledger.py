@@ -7,13 +7,14 @@ and writes the answer with one compare-and-set. So all ledgers decide alike, and
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
 from postman.mail import Id, Letter, OnDoubt
-from postman.provider import Receipt, Refusal
+from postman.provider import Receipt, Refusal, boottime
 
 
 class State(enum.StrEnum):
@@ -86,6 +87,11 @@ class Now(msgspec.Struct, frozen=True):
 
     wall: float
     steady: float
+
+
+def present() -> Now:
+    """The clock of this machine."""
+    return Now(time.time(), boottime())
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -257,7 +263,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows; None: any. `recipient` and `tag` are exact."""
+    """Which rows; None: any. `recipient` and `tag` are exact, `since` is the earliest time of acceptance."""
 
     client: str | None = None
     state: State | None = None
@@ -308,9 +314,15 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
-    """What every ledger is configured with; a kind's own settings extend it (they come from the URL's query)."""
+    """What every ledger is configured with; a kind's own settings extend it (they come from the URL's query).
+
+    Attributes:
+        url: where it is.
+        policy: the ledger's first; it decides on what a dead process left behind while the ledger is opened.
+    """
 
     url: str
+    policy: Policy = Policy()
 
 
 class Ledger(Protocol):

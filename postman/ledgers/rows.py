@@ -1,0 +1,185 @@
+"""What a ledger does to its rows, for ledgers whose rows one process has to itself.
+
+The functions here run within one transaction of whoever calls them; they read and write through `Rows`, and leave every
+decision to `postman.transitions`. Those that raise have changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from postman import transitions
+from postman.errors import IdTaken, KeyReused, StoreError, StoreFull
+from postman.ledger import (
+    Accepted,
+    Call,
+    Claim,
+    End,
+    Ended,
+    Filter,
+    Now,
+    Policy,
+    Row,
+    State,
+    Unclaimable,
+    Verb,
+    Which,
+    labels,
+)
+from postman.mail import Id, Letter
+from postman.provider import Receipt
+
+OVERDUE = 60.0
+"""Seconds after which a letter that is due and has a note counts as `waiting`."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Letter)
+
+
+class Parcel(NamedTuple):
+    """A letter made ready to be stored."""
+
+    row: Row
+    body: bytes
+    labels: frozenset[tuple[Which, str]]
+
+
+class Used(NamedTuple):
+    """What is known of an idempotency key."""
+
+    fingerprint: bytes
+    ids: tuple[Id, ...]
+
+
+class Rows(Protocol):
+    """The rows of a ledger, within a transaction."""
+
+    def count(self, state: State) -> int:
+        """How many rows are in `state`."""
+
+    def get(self, id: Id) -> Row | None:
+        """The row."""
+
+    def known(self, id: Id) -> bool:
+        """Whether a row has this id; may be False for one that `add` will refuse."""
+
+    def body(self, id: Id) -> bytes:
+        """The letter's bytes; the row is in no state of BODY_NOT_NEEDED."""
+
+    def add(self, parcel: Parcel) -> None:
+        """Store a new letter."""
+
+    def write(self, row: Row, before: Row) -> None:
+        """Replace `before`. The body goes when it is needed no more."""
+
+    def used(self, client: str, key: str) -> Used | None:
+        """What came before with this key."""
+
+    def remember(self, client: str, key: str, used: Used, now: Now) -> None:
+        """Keep the key."""
+
+
+def parcels(letters: Sequence[Letter], client: str, policy: Policy, now: Now) -> list[Parcel]:
+    """Make letters ready; needs no transaction."""
+    ready = []
+    for letter in letters:
+        body = _encoder.encode(letter)
+        ready.append(
+            Parcel(transitions.accepted_row(letter, client, len(body), policy, now), body, labels(letter)),
+        )
+    return ready
+
+
+def accept(
+    rows: Rows,
+    parcels: Sequence[Parcel],
+    client: str,
+    key: str | None,
+    fingerprint: bytes,
+    *,
+    policy: Policy,
+    now: Now,
+) -> Accepted:
+    """See `Ledger.accept`."""
+    ids = tuple(parcel.row.id for parcel in parcels)
+    used = None if key is None else rows.used(client, key)
+    if used is not None:
+        if used.fingerprint != fingerprint:
+            raise KeyReused("this Idempotency-Key came before with another body")
+        return Accepted(used.ids, replayed=True)
+    if rows.count(State.QUEUED) + len(ids) > policy.max_queued:
+        raise StoreFull(f"{policy.max_queued} letters are queued already")
+    if len(set(ids)) < len(ids) or any(rows.known(id) for id in ids):
+        raise IdTaken("a letter with one of these ids exists")
+    for parcel in parcels:
+        rows.add(parcel)
+    if key is not None:
+        rows.remember(client, key, Used(fingerprint, ids), now)
+    return Accepted(ids)
+
+
+def claim(
+    rows: Rows, id: Id, calls: Sequence[Call], after: Ended | None, policy: Policy, now: Now
+) -> Claim | Unclaimable:
+    """See `Ledger.claim`."""
+    before = rows.get(id)
+    if before is None:
+        return Unclaimable(None)
+    row, call = transitions.claim(before, calls, after, policy, now)
+    if row is not before:
+        rows.write(row, before)
+    if call is None:
+        return Unclaimable(row.state, max(0.0, row.due - now.wall) if row.state is State.QUEUED else 0.0)
+    letter = _decoder.decode(rows.body(id)) if after is None else after.claim.letter
+    return Claim(letter, row.fence, call, row.lease)
+
+
+def finish(rows: Rows, claim: Claim, end: End, policy: Policy, now: Now) -> Row:
+    """See `Ledger.finish`."""
+    before = rows.get(claim.id)
+    if before is None:
+        raise StoreError(f"{claim.id} is not in the ledger, so the end of its call cannot be written")
+    return _write(rows, transitions.finish(before, claim.fence, claim.call.provider, end, policy, now), before)
+
+
+def settle(rows: Rows, id: Id, receipt: Receipt, source: str, now: Now) -> Row | None:
+    """See `Ledger.settle`."""
+    before = rows.get(id)
+    return None if before is None else _write(rows, transitions.settle(before, receipt, source, now), before)
+
+
+def act(rows: Rows, ids: Sequence[Id], verb: Verb, who: str, policy: Policy, now: Now) -> Mapping[Id, tuple[Row, bool]]:
+    """See `Ledger.act`."""
+    acted: dict[Id, tuple[Row, bool]] = {}
+    for id in dict.fromkeys(ids):
+        before = rows.get(id)
+        if before is not None:
+            acted[id] = row, done = transitions.act(before, verb, who, policy, now)
+            # A row that is not to be aged is written as well: when to look again depends on a policy that may be new.
+            if done or verb is Verb.AGE:
+                rows.write(row, before)
+    return acted
+
+
+def matches(row: Row, filter: Filter) -> bool:
+    """Whether a row fits what a filter says of rows; recipient and tag are not in them."""
+    return (
+        (filter.client is None or row.client == filter.client)
+        and (filter.state is None or row.state is filter.state)
+        and (filter.since is None or row.accepted >= filter.since)
+    )
+
+
+def labels_of(filter: Filter) -> list[tuple[Which, str]]:
+    """The labels that a filter asks for."""
+    asked: list[tuple[Which, str | None]] = [("to", filter.recipient and filter.recipient.lower()), ("tag", filter.tag)]
+    return [(which, value) for which, value in asked if value is not None]
+
+
+def _write(rows: Rows, row: Row, before: Row) -> Row:
+    if row is not before:
+        rows.write(row, before)
+    return row

@@ -1,0 +1,272 @@
+"""The rows of the SQLite ledger: a write-back cache above the tables. Everything here runs on the writer's thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from postman import transitions
+from postman.database import Database
+from postman.ledger import (
+    BODY_NOT_NEEDED,
+    Filter,
+    LedgerStatistics,
+    Now,
+    Overdue,
+    Pause,
+    Policy,
+    Row,
+    State,
+    Which,
+)
+from postman.ledgers import rows
+from postman.mail import Id
+from postman.queue import MAX_DELAY
+
+STATES: Final = tuple(State)
+NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
+"""States as the file has them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
+
+CACHED: Final = 4_096
+"""Rows kept in memory, so that the few writes of a letter's life need no reading in between."""
+SLACK: Final = 3_600.0
+"""Seconds that may pass from the making of an id to its acceptance."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Row)
+
+
+def key_of(id: Id) -> int:
+    """The primary key of an id: signed 64 bits, in the order of the ids."""
+    return int(id, 16) - 2**63
+
+
+def hash_of(label: tuple[Which, str]) -> bytes:
+    """What the file has of a label: no address stays in it longer than its letter's body."""
+    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
+
+
+class SqliteRows:
+    """See `postman.ledgers.rows.Rows` and `postman.database.Participant`.
+
+    Attributes:
+        policy: of the ledger; says when the clerk must look at a row.
+    """
+
+    def __init__(self, database: Database, policy: Policy) -> None:
+        self.policy = policy
+        self._database = database
+        self._sql = database.connection
+        self._cache: dict[Id, Row] = {}
+        self._added: dict[Id, rows.Parcel] = {}
+        self._changed: dict[Id, Row] = {}
+        self._bodiless: list[Id] = []
+        self._counts: Counter[State] = Counter()
+        self._doubled = 0
+        self._committed: tuple[Counter[State], int] = Counter(), 0
+
+    def load(self, now: Now) -> None:
+        """Count, and put in doubt what a dead process was sending."""
+        states = self._sql.execute("SELECT state, count(*) FROM letter GROUP BY state")
+        self._counts.update({STATES[number]: count for number, count in states})
+        self._doubled = self._sql.execute("SELECT number FROM tally WHERE name = 'doubled'").get or 0
+        for row in list(self._rows("WHERE state = 1")):
+            self.write(transitions.orphan(row, self.policy, now), row)
+
+    # What one transaction changes
+
+    def flush(self) -> None:
+        """See `Participant.flush`."""
+        write = self._database.write_rows
+        added = [(key_of(id), self._changed.pop(id, parcel.row), parcel) for id, parcel in self._added.items()]
+        write(
+            "INSERT INTO letter (key, client, labels, state, due, wake, put, row) VALUES ",
+            "(?, ?, ?, ?, ?, ?, ?, ?)",
+            "",
+            [
+                (key, row.client, b"".join(map(hash_of, parcel.labels)), *self._columns(row))
+                for key, row, parcel in added
+            ],
+        )
+        write("INSERT INTO body (key, letter) VALUES ", "(?, ?)", "", [(key, parcel.body) for key, _, parcel in added])
+        write(
+            "INSERT INTO label (hash, key) VALUES ",
+            "(?, ?)",
+            "",
+            [(hash_of(label), key) for key, _, parcel in added for label in parcel.labels],
+        )
+        write(
+            "UPDATE letter SET state = new.column2, due = new.column3, wake = new.column4, put = new.column5, "
+            "row = new.column6 FROM (VALUES ",
+            "(?, ?, ?, ?, ?, ?)",
+            ") AS new WHERE letter.key = new.column1",
+            [(key_of(id), *self._columns(row)) for id, row in self._changed.items()],
+        )
+        write("DELETE FROM body WHERE key IN (", "?", ")", [(key_of(id),) for id in self._bodiless])
+        if self._doubled != self._committed[1]:
+            self._sql.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('doubled', ?)", (self._doubled,))
+        self._added, self._changed, self._bodiless = {}, {}, []
+
+    def forget(self) -> None:
+        """See `Participant.forget`."""
+        self._cache, self._added, self._changed, self._bodiless = {}, {}, {}, []
+        self._counts, self._doubled = self._committed[0].copy(), self._committed[1]
+
+    def kept(self) -> Sequence[Callable[[], None]]:
+        """See `Participant.kept`."""
+        self._committed = self._counts.copy(), self._doubled
+        for id in list(islice(self._cache, max(0, len(self._cache) - CACHED))):
+            del self._cache[id]
+        return ()
+
+    # Rows
+
+    def count(self, state: State) -> int:
+        """See `Rows.count`."""
+        return self._counts[state]
+
+    def get(self, id: Id) -> Row | None:
+        """See `Rows.get`."""
+        row = self._cache.get(id)
+        if row is None:
+            row = next(self._rows("WHERE key = ?", key_of(id)), None)
+            if row is not None:
+                self._cache[id] = row
+        return row
+
+    def known(self, id: Id) -> bool:
+        """See `Rows.known`. Looks in memory alone; the primary key refuses the others."""
+        return id in self._cache
+
+    def body(self, id: Id) -> bytes:
+        """See `Rows.body`."""
+        if id in self._added:
+            return self._added[id].body
+        body: bytes = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
+        return body
+
+    def add(self, parcel: rows.Parcel) -> None:
+        """See `Rows.add`."""
+        row = parcel.row
+        self._added[row.id] = parcel
+        self._cache[row.id] = row
+        self._counts[row.state] += 1
+
+    def write(self, row: Row, before: Row) -> None:
+        """See `Rows.write`."""
+        self._cache[row.id] = self._changed[row.id] = row
+        self._counts[before.state] -= 1
+        self._counts[row.state] += 1
+        self._doubled += (row.receipts > 1) - (before.receipts > 1)
+        if row.state in BODY_NOT_NEEDED and before.state not in BODY_NOT_NEEDED:
+            self._bodiless.append(row.id)
+
+    def used(self, client: str, key: str) -> rows.Used | None:
+        """See `Rows.used`."""
+        found = self._sql.execute(
+            "SELECT fingerprint, ids FROM idempotency WHERE client = ? AND key = ?", (client, key)
+        ).get
+        return rows.Used(found[0], tuple(found[1].split())) if found else None
+
+    def remember(self, client: str, key: str, used: rows.Used, now: Now) -> None:
+        """See `Rows.remember`."""
+        self._sql.execute(
+            "INSERT INTO idempotency (client, key, fingerprint, ids, at) VALUES (?, ?, ?, ?, ?)",
+            (client, key, used.fingerprint, " ".join(used.ids), now.wall),
+        )
+
+    # Lists
+
+    def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
+        """See `Ledger.find`."""
+        self._database.flush()
+        conditions: list[tuple[str, Any]] = []
+        if after is not None:
+            conditions.append(("key < ?", key_of(after)))
+        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
+            conditions.append(("key >= ?", (max(0, int((filter.since - SLACK) * 1_000)) << 22) - 2**63))
+        if filter.state is not None:
+            conditions.append(("state = ?", NUMBERS[filter.state]))
+        if filter.client is not None:
+            conditions.append(("client = ?", filter.client))
+        conditions += [
+            ("key IN (SELECT key FROM label WHERE hash = ?)", hash_of(label)) for label in rows.labels_of(filter)
+        ]
+        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+        found = self._rows(f"{where} ORDER BY key DESC", *(value for _, value in conditions))
+        return list(islice((row for row in found if rows.matches(row, filter)), limit))
+
+    def overdue(self, limit: int, now: Now) -> Overdue:
+        """See `Ledger.overdue`."""
+        self._database.flush()
+
+        def first(where: str, value: float) -> tuple[Row, ...]:
+            return tuple(self._rows(f"{where} LIMIT ?", value, limit))
+
+        return Overdue(
+            lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
+            doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
+            aged=first("WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
+            unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
+            waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
+        )
+
+    def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
+        """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
+        self._database.flush()
+        swept: list[tuple[Any, ...]] = self._sql.execute(
+            "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
+            (ended_before, limit),
+        ).fetchall()
+        for key, labels, encoded in swept:
+            row = _decoder.decode(encoded)
+            self._counts[row.state] -= 1
+            self._doubled -= row.receipts > 1
+            self._cache.pop(row.id, None)
+            for start in range(0, len(labels), 8):
+                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
+        keys = [(key,) for key, _, _ in swept]
+        self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
+        self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)
+        self._sql.execute(
+            "DELETE FROM idempotency WHERE (client, key) IN "
+            "(SELECT client, key FROM idempotency WHERE at <= ? ORDER BY at LIMIT ?)",
+            (keyed_before, limit - len(swept)),
+        )
+        return len(swept) + self._sql.changes()
+
+    def statistics(self, wall: float) -> LedgerStatistics:
+        """See `Ledger.statistics`."""
+        self._database.flush()
+        dues = [
+            due
+            for put in (0, 1)
+            for (due,) in self._sql.execute(
+                "SELECT due FROM letter WHERE state = 0 AND put = ? AND due <= ? ORDER BY due LIMIT 1", (put, wall)
+            )
+        ]
+        return LedgerStatistics(+self._counts, min(dues, default=None), self._doubled)
+
+    # Pauses
+
+    def pause(self, provider: str, who: str | None, wall: float) -> None:
+        """See `Ledger.pause`."""
+        self._sql.execute("DELETE FROM pause WHERE provider = ?", (provider,))
+        if who is not None:
+            self._sql.execute("INSERT INTO pause (provider, since, who) VALUES (?, ?, ?)", (provider, wall, who))
+
+    def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
+
+    def _rows(self, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
+        for (encoded,) in self._sql.execute(f"SELECT row FROM letter {rest}", values):  # noqa: S608  # our own text
+            yield _decoder.decode(encoded)
+
+    def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
+        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)
