@@ -50,7 +50,7 @@ class Kind[S: msgspec.Struct, T]:
             give the same text. Doubt is resolved only where the account is the same.
         marks: for providers: True when every call makes `Attempt.starting` before its first byte (whatever goes through
             `Surroundings.client` does). Then an unexpected exception before the mark is known to have sent nothing.
-        open_both: for ledgers whose store is a queue as well: opens ledger and queue on one URL, once.
+        open_both: for ledgers whose store is a queue too: opens ledger and queue on one URL, with the settings of both.
         delivers: for providers: False for fakes, of which `GET /status` says loudly that nothing is delivered.
         features: for providers: what of a mail it carries, see `FEATURES`.
     """
@@ -61,7 +61,7 @@ class Kind[S: msgspec.Struct, T]:
     account: Callable[[S], str] = _no_account
     marks: bool = False
     delivers: bool = True
-    open_both: Callable[[S, Surroundings], AbstractAsyncContextManager[Any]] | None = None
+    open_both: Callable[[tuple[S, Any], Surroundings], AbstractAsyncContextManager[Any]] | None = None
     features: frozenset[str] = field(default_factory=frozenset)
 
 

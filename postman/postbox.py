@@ -74,6 +74,10 @@ class Postbox:
         """Whether any provider can be asked now."""
         return any(carrier.free() > 0 for carrier in self.carriers)
 
+    def accounts(self) -> frozenset[str]:
+        """The accounts that doubt can be resolved at here."""
+        return frozenset(carrier.terms.account for carrier in self.carriers)
+
     def _first_free(self, worker: int) -> Carrier | None:
         order = self._choices[worker].order(self._clock()) if self.carriers else []
         return next((carrier for carrier in order if carrier.free() > 0), None)
