@@ -110,14 +110,14 @@ class Reader:
         for name, raw in self.mapping(value, path).items():
             if name in known:
                 rename, method = known[name]
-                read[rename] = method(self, raw, f"{path}.{name}")
+                read[rename] = method(self, raw, f"{path}.{name}" if path else name)
             else:
                 hint = did_you_mean(name, known) if self.wrong < MAX_FAULTS else ""  # costs too much for thousands
                 self.fault(at(path, name), f"is not known{hint}")
         if isinstance(value, dict):
             for name in required:
                 if name not in value:
-                    self.fault(f"{path}.{name}", "is missing")
+                    self.fault(at(path, name), "is missing")
         return read if self.wrong == before else None
 
     def mapping(self, value: Value, path: str, *, most: int | None = None) -> dict[str, Any]:
@@ -194,7 +194,9 @@ class Reader:
 
 def at(path: str, name: str) -> str:
     """The path of the field `name` of the object at `path`."""
-    return f"{path}.{name}" if _PLAIN_KEY.fullmatch(name) else f"{path}[{json.dumps(name[:64])}]"
+    if not _PLAIN_KEY.fullmatch(name):
+        return f"{path}[{json.dumps(name[:64])}]"
+    return f"{path}.{name}" if path else name
 
 
 def kind(value: object) -> str:
@@ -217,7 +219,8 @@ def _refuse(message: str) -> NoReturn:
     raise Invalid((Fault("", message),)) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs as a JSON object that remembers whether a name came twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         doubled = _Doubled(found)
@@ -235,7 +238,7 @@ def _constant(name: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object,
+    object_pairs_hook=as_object,
     parse_int=_number,
     parse_float=_number,
     parse_constant=_constant,

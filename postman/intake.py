@@ -1,0 +1,130 @@
+"""Mails become letters: ids are minted, the ledger takes them, notes wake the workers.
+
+The commit in the ledger is the promise. Before it nothing has happened; after it the answer is 202, whatever becomes
+of the notes: the clerk puts those that are missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import structlog
+import trio
+
+from postman.errors import IdTaken, StoreUnavailable
+from postman.flake import Flake
+from postman.ledger import Accepted, Ledger
+from postman.mail import Id, Letter, Mail
+from postman.queue import MAX_DELAY, Note, Queue
+
+PUT_TIMEOUT = 5.0
+"""Seconds that a client waits for the notes; the answer does not depend on them."""
+
+MINTINGS = 3
+"""So often ids are minted before we believe that something is wrong with the node number."""
+
+_LOOKS = (0.0, 0.2, 1.0)
+"""Seconds before each look at what became of a commit without an answer."""
+
+_log = structlog.get_logger()
+
+
+class Intake:
+    """Takes mails that `parse` has read.
+
+    Args:
+        ledger: gives the promise.
+        queue: is told of the letters.
+        flake: mints the ids.
+        wall: seconds since 1970.
+    """
+
+    def __init__(self, ledger: Ledger, queue: Queue, flake: Flake, *, wall: Callable[[], float] = time.time) -> None:
+        self._ledger = ledger
+        self._queue = queue
+        self._flake = flake
+        self._wall = wall
+
+    async def accept(self, mails: Sequence[Mail], client: str, key: str | None, fingerprint: bytes) -> Accepted:
+        """Take mails, all or none. On return they are promised.
+
+        Once begun it is not cut short by a cancelled caller: what was stored is stored whole, with its notes.
+
+        Args:
+            mails: at least one.
+            client: whose they are.
+            key: the Idempotency-Key, if the client sent one.
+            fingerprint: SHA-256 of the request's body.
+
+        Raises:
+            KeyReused: the key came before with another body; nothing was accepted.
+            StoreFull: nothing was accepted.
+            StoreUnavailable: nothing was accepted, unless it says `may_have_happened`.
+        """
+        with trio.CancelScope(shield=True):
+            letters, accepted = await self._commit(mails, client, key, fingerprint)
+            if not accepted.noted and not accepted.replayed:
+                await self._put(letters)
+        return accepted
+
+    async def _commit(
+        self, mails: Sequence[Mail], client: str, key: str | None, fingerprint: bytes
+    ) -> tuple[Sequence[Letter], Accepted]:
+        for _ in range(MINTINGS):
+            letters = self._letters(mails)
+            try:
+                return letters, await self._ledger.accept(letters, client, key, fingerprint)
+            except IdTaken:
+                _log.warning("an id was taken; another process may have the same node number")
+            except StoreUnavailable as error:
+                there = await self._is_there(letters[0].id, client) if error.may_have_happened else False
+                if there is None:
+                    raise
+                if not there:
+                    raise StoreUnavailable(str(error)) from error
+                return letters, Accepted(tuple(letter.id for letter in letters))
+        raise StoreUnavailable("no new ids could be minted; give each process a node number of its own")
+
+    def _letters(self, mails: Sequence[Mail]) -> Sequence[Letter]:
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        return [Letter(id=Id(self._flake.next_id()), mail=mail, accepted=now) for mail in mails]
+
+    async def _is_there(self, id: Id, client: str) -> bool | None:
+        """Whether a commit without an answer happened; None: nobody can tell. One id tells for the whole request."""
+        for seconds in _LOOKS:
+            await trio.sleep(seconds)
+            try:
+                return await self._ledger.read(id, client) is not None
+            except StoreUnavailable:
+                continue
+        return None
+
+    async def _put(self, letters: Sequence[Letter]) -> None:
+        """Wake the workers. What fails is mended by the clerk, so it is logged and no more."""
+        try:
+            with trio.fail_after(PUT_TIMEOUT):
+                for delay, notes in self._notes(letters).items():
+                    await self._queue.put(notes, delay)
+        except Exception as error:  # noqa: BLE001  # the letters are promised, whatever a queue raises
+            _log.warning("notes were not put; the clerk will", letters=len(letters), error=repr(error))
+
+    def _notes(self, letters: Sequence[Letter]) -> dict[float, list[Note]]:
+        """Notes by their delay in seconds; letters due later than a queue can wait get none yet."""
+        now = self._wall()
+        notes: defaultdict[float, list[Note]] = defaultdict(list)
+        for letter in letters:
+            send_at = letter.mail.send_at
+            delay = max(0.0, send_at.timestamp() - now) if send_at else 0.0
+            if delay <= MAX_DELAY:
+                notes[delay].append(Note(letter.id, letter.mail.priority.lane, size_of(letter.mail)))
+        return notes
+
+
+def size_of(mail: Mail) -> int:
+    """About how many bytes of memory a mail takes."""
+    content = sum(len(content.value) for content in mail.content)
+    files = sum(len(file.content) for file in mail.attachments)
+    return 1_024 + content + files + 100 * len(mail.recipients)

@@ -1,0 +1,203 @@
+"""Who may do what: API keys, their scopes and rates. A key is known here by its SHA-256 alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import secrets
+import time
+import zlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from postman.address import BadAddress, parse_domain
+from postman.config import Http, Key, Scope
+from postman.errors import ConfigError
+
+PREFIX = "pm_live_"
+
+_RANDOM = 21
+_TOKEN = re.compile(rf"{PREFIX}([a-z2-7]{{40}})", re.ASCII)
+_HOST = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::\d*)?", re.ASCII)
+_NOBODY = "0" * 64
+
+
+class Client(msgspec.Struct, frozen=True):
+    """Who asks, as far as a key tells.
+
+    Attributes:
+        name: of the client; several keys may share it.
+        scopes: what it may do; `admin` includes the others.
+        domains: that it may send from, as A-labels; empty: any.
+    """
+
+    name: str
+    scopes: frozenset[Scope]
+    domains: frozenset[str] = frozenset()
+
+    @property
+    def admin(self) -> bool:
+        """Whether it may do everything, to everybody's letters."""
+        return "admin" in self.scopes
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it may do what needs `scope`."""
+        return self.admin or scope in self.scopes
+
+
+LOCAL = Client("local", frozenset({"admin"}))
+"""Who asks when no key is configured: a program of this machine."""
+
+
+class Keyring:
+    """The keys of postman.toml, and how much each client may send now.
+
+    Args:
+        keys: none: every request is `LOCAL`'s.
+        batch: mails that one request may hold; a client can always send so many at once.
+        clock: seconds, monotonic.
+
+    Raises:
+        ConfigError: a from-domain is not a domain.
+    """
+
+    def __init__(self, keys: Sequence[Key], *, batch: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
+        self._batch = batch
+        self._clock = clock
+        self._buckets: dict[str, _Bucket] = {}
+        self.replace(keys)
+
+    def replace(self, keys: Sequence[Key]) -> None:
+        """Use these keys from now on. What a client has already sent counts on, if its rate did not change.
+
+        Raises:
+            ConfigError: a from-domain is not a domain; the old keys stay.
+        """
+        clients = {key.sha256: Client(key.name, key.scopes, _domains(key)) for key in keys}
+        rates: dict[str, float] = {}
+        for key in keys:
+            if key.rate is not None:  # the keys of one client share one rate, the lowest
+                rates[key.name] = min(key.rate, rates.get(key.name, math.inf))
+        now = self._clock()
+        old = self._buckets
+        self._buckets = {
+            name: old[name] if name in old and old[name].rate == rate else _Bucket(rate, self._batch, now)
+            for name, rate in rates.items()
+        }
+        self._clients = clients
+
+    @property
+    def open(self) -> bool:
+        """Whether no key is configured, so that whoever reaches the port may do everything."""
+        return not self._clients
+
+    def authenticate(self, authorization: str | None) -> Client | None:
+        """Whose request it is; None: nobody's that is known.
+
+        Takes as long for a key that is unknown as for one that is known. Text that is no key of ours is refused without
+        hashing.
+
+        Args:
+            authorization: the value of the header, `Bearer pm_live_...`.
+        """
+        if self.open:
+            return LOCAL
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not is_token(token):
+            return None
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        client = self._clients.get(digest)  # chance decides a digest, so its bytes cannot be guessed one by one
+        known = hmac.compare_digest(digest, digest if client else _NOBODY)
+        return client if known else None
+
+    def spend(self, client: Client, mails: int) -> float:
+        """Count `mails` as sent by `client`, and answer 0; or count nothing, and answer the seconds to wait."""
+        bucket = self._buckets.get(client.name)
+        return bucket.spend(mails, self._clock()) if bucket else 0.0
+
+
+class _Bucket:
+    """A token bucket: `rate` a second, and at most `max(rate, batch)` at once."""
+
+    def __init__(self, rate: float, batch: int, now: float) -> None:
+        self.rate = rate
+        self._most = max(rate, batch)
+        self._left = self._most
+        self._at = now
+
+    def spend(self, tokens: int, now: float) -> float:
+        self._left = min(self._most, self._left + (now - self._at) * self.rate)
+        self._at = now
+        if self._left < tokens:
+            return (tokens - self._left) / self.rate
+        self._left -= tokens
+        return 0.0
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key that was just made.
+
+    Attributes:
+        token: the key; to be shown once and kept nowhere.
+        toml: its lines for postman.toml.
+    """
+
+    token: str
+    toml: str
+
+
+def new_key(name: str) -> NewKey:
+    """Make a key for `name`: 168 random bits and their checksum, so that a scanner recognises a key that leaked."""
+    random = secrets.token_bytes(_RANDOM)
+    token = PREFIX + base64.b32encode(random + _checksum(random)).decode().lower()
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    toml = f'[[http.key]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = ["send", "read", "cancel"]\n'
+    return NewKey(token, toml)
+
+
+def is_token(text: str) -> bool:
+    """Whether `text` has the form of a key and its checksum is right."""
+    match = _TOKEN.fullmatch(text)
+    if not match:
+        return False
+    raw = base64.b32decode(match[1].upper())
+    return raw[_RANDOM:] == _checksum(raw[:_RANDOM])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether `address`, with or without a port, names this machine alone: `127.0.0.1:8901`, `[::1]:0`, `localhost`."""
+    match = _HOST.fullmatch(address)
+    host = match and (match["v6"] or match["name"])
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def check_bind(http: Http) -> None:
+    """Refuse to open the port to others without keys.
+
+    Raises:
+        ConfigError: with the two cures.
+    """
+    if not http.key and not is_loopback(http.bind):
+        raise ConfigError(
+            f"[http] bind = {http.bind!r} can be reached from other machines, and no key is configured, so anyone could"
+            " send mail. Make a key with `postman key new` and add its lines to postman.toml, or bind to 127.0.0.1.",
+        )
+
+
+def _checksum(random: bytes) -> bytes:
+    return zlib.crc32(random).to_bytes(4)
+
+
+def _domains(key: Key) -> frozenset[str]:
+    try:
+        return frozenset(map(parse_domain, key.from_))
+    except BadAddress as error:
+        raise ConfigError(f"[[http.key]] {key.name!r}: from {error}") from None
