@@ -13,6 +13,7 @@ from postman.errors import ProviderMisconfigured, ProviderUnavailable
 from postman_plugin_smtp.reply import Reply
 
 _CHUNK: Final = 262_144  # what TLS encrypts in one go, without the loop
+_READ: Final = 65_536
 _MAX_LINE: Final = 4_096  # RFC 5321 grants a server 512
 _MAX_LINES: Final = 100
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])([^\r\n]*))?")
@@ -60,7 +61,7 @@ class Connection:
     async def send(self, data: bytes) -> None:
         """Hand `data` to the kernel, as long as the server does not speak before its turn."""
         for at in range(0, len(data), _CHUNK):
-            if not self.is_quiet():
+            if not await self.is_quiet():
                 raise self._break("it spoke out of turn or closed the connection")
             try:
                 await self._stream.send_all(data[at : at + _CHUNK])
@@ -82,14 +83,24 @@ class Connection:
                 return Reply(code, tuple(lines))
         raise self._break(f"its reply has more than {_MAX_LINES} lines")
 
-    def is_quiet(self) -> bool:
+    async def is_quiet(self) -> bool:
         """Whether the server neither spoke nor hung up since its last reply: no stale connection, no reply too many.
 
-        What TLS has read ahead is not seen; there a reply too many shows when DATA is not answered by 354.
+        A reply that TLS has read ahead is not seen; it shows when DATA is not answered by 354.
         """
         if self.broken or self._buffer:
             return False
-        return not self._socket.socket.is_readable()
+        if not self._socket.socket.is_readable():
+            return True
+        if self._stream is self._socket:
+            return False
+        with trio.move_on_after(0):  # takes what is there and does not wait; the tickets of TLS 1.3 are no speech
+            try:
+                self._buffer += await self._stream.receive_some(_READ)
+            except trio.BrokenResourceError:
+                self.broken = True
+            return False
+        return True
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Shake hands; certificate and name are verified, and nothing that came in clear text is believed afterwards.
@@ -99,7 +110,9 @@ class Connection:
             ProviderUnavailable: any other failure; never falls back.
         """
         self._step = "TLS"
-        if not self.is_quiet():  # it would be taken for the answer to our first encrypted command (CVE-2021-38371)
+        if (
+            not await self.is_quiet()
+        ):  # it would be taken for the answer to our first encrypted command (CVE-2021-38371)
             raise self._break("clear text was put in before the handshake")
         stream = trio.SSLStream(self._socket, context, server_hostname=host, https_compatible=True)
         try:
@@ -108,8 +121,8 @@ class Connection:
             cause = error.__cause__
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise ProviderMisconfigured(f"TLS: its certificate is not trusted: {cause.verify_message}") from None
-            reason = getattr(cause, "reason", None) or "the connection broke"
-            raise self._break(f"no handshake: {reason}") from None
+            reason = getattr(cause, "reason", None) or "the_connection_broke"
+            raise self._break(f"no handshake: {reason.replace('_', ' ').lower()}") from None
         self._stream = stream
 
     async def quit(self) -> None:
@@ -128,7 +141,7 @@ class Connection:
             if len(self._buffer) > _MAX_LINE:
                 raise self._break("its reply has an endless line")
             try:
-                data = await self._stream.receive_some(65_536)
+                data = await self._stream.receive_some(_READ)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 data = b""
             if not data:

@@ -58,7 +58,7 @@ class Pool:
             await self._idle.pop(0).quit()
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_quiet():
+            if await connection.is_quiet():
                 return connection
             connection.close()
         return None

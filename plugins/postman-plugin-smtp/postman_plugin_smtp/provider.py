@@ -156,7 +156,7 @@ async def _hand_over(
         await _reset(connection)
         raise refusal(reply, "DATA")
     await connection.send(transaction.stuffed)
-    if not connection.is_quiet():
+    if not await connection.is_quiet():
         raise ProviderUnavailable("DATA: the server did not wait for the end of the message")
     attempt.handed_over()
     try:

@@ -5,6 +5,7 @@ Nothing of a letter is in it, so every failure is surely not accepted.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -117,8 +118,10 @@ def _literal(stream: trio.SocketStream) -> str:
 
 
 def _why(error: Exception) -> str:
-    """The operating system's words for the first address that failed."""
+    """The operating system's words, of the first address that failed."""
     cause = error.__cause__ or error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
-    return (getattr(cause, "strerror", None) or "the name of the host cannot be looked up").lower()
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    return "the name of the host cannot be looked up"
