@@ -1,0 +1,98 @@
+"""A client of a running service, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2 as httpx
+import msgspec
+
+from postman.errors import PostmanError
+
+
+class Unreachable(PostmanError):
+    """No answer came."""
+
+
+class Refused(PostmanError):
+    """The service answered that it did not do it.
+
+    Args:
+        status: the HTTP status.
+        problem: the body, `application/problem+json` or nothing that can be read.
+    """
+
+    def __init__(self, status: int, problem: Any) -> None:  # noqa: ANN401  # whatever came
+        self.status = status
+        self.problem: dict[str, Any] = problem if isinstance(problem, dict) else {}
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        said = self.problem.get("detail") or self.problem.get("title") or "no reason was given"
+        if self.status == 401:
+            said = f"{said} (the key is taken from POSTMAN_KEY)"
+        places = [f"  {error.get('path')}: {error.get('message')}" for error in self.problem.get("errors", ())]
+        return "\n".join([f"{said} [{self.status}]", *places])
+
+
+class Client:
+    """One conversation with a service.
+
+    Args:
+        url: where it listens.
+        key: an API key, if it wants one.
+        timeout: seconds for each question.
+    """
+
+    def __init__(self, url: str, key: str | None = None, *, timeout: float = 60.0) -> None:
+        self.url = url
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> Self:
+        self._http.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.__exit__(kind, error, traceback)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str | int | None] | None = None,
+        body: bytes | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:  # noqa: ANN401  # a JSON document
+        """Ask and return the document of the answer; a query of None is left out.
+
+        Raises:
+            Unreachable: no answer came; whether the service did it is not known.
+            Refused: it did not do it, and says why.
+        """
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if idempotency_key:
+            headers["Idempotency-Key"] = idempotency_key
+        try:
+            answer = self._http.request(method, path, content=body, headers=headers, params=given)
+        except httpx.InvalidURL as error:
+            raise Unreachable(f"{self.url} is not a URL: {error}") from error
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self.url} does not answer: {str(error) or type(error).__name__}") from error
+        document = _document(answer.content)
+        if not answer.is_success:
+            raise Refused(answer.status_code, document)
+        return document
+
+
+def _document(content: bytes) -> Any:  # noqa: ANN401  # a JSON document
+    try:
+        return msgspec.json.decode(content) if content else None
+    except msgspec.DecodeError:
+        return None

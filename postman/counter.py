@@ -1,0 +1,320 @@
+"""The counter: the commands that ask a running service over HTTP. None of them opens the database."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import itertools
+import mimetypes
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from postman.client import Client, Refused, Unreachable
+from postman.config import load, split_bind
+from postman.ledger import State, Verb
+from postman.query import FROM_STATES, MOST
+
+PAGE = 200
+"""Mails asked for at once."""
+
+_SPAN = re.compile(r"(\d+)([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+config_option = click.option(
+    "--config",
+    envvar="POSTMAN_CONFIG",
+    default="postman.toml",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The configuration.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def asks_service(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the client of a service, and the options that say where it is."""
+
+    @functools.wraps(command)
+    def asked(*, url: str | None, config: Path, **given: Any) -> int:  # noqa: ANN401  # the command's own options
+        with Client(url or url_of(config), os.environ.get("POSTMAN_KEY")) as client:
+            return command(client, **given)
+
+    url_option = click.option("--url", envvar="POSTMAN_URL", help="Where the service is.  [default: from --config]")
+    return url_option(config_option(json_option(asked)))
+
+
+def url_of(config: Path) -> str:
+    """Where the service of this postman.toml listens, seen from this machine."""
+    if not config.exists():
+        return "http://127.0.0.1:8901"
+    host, port = split_bind(load(config).config.http.bind)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def show(document: Any, lines: Sequence[str], *, as_json: bool) -> None:  # noqa: ANN401  # a JSON document
+    """Print the document, or the lines for a person."""
+    if as_json:
+        lines = [msgspec.json.format(msgspec.json.encode(document)).decode()]
+    for line in lines:
+        click.echo(line)
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Exit with 1 when it is not well.")
+@asks_service
+def status(client: Client, *, check: bool, as_json: bool) -> int:
+    """Say whether the service is well and, if not, why and what to do."""
+    document = client.ask("GET", "/status")
+    lines = ["well" if document["well"] else "not well", *(f"  {sentence}" for sentence in document["because"])]
+    letters = {state: number for state, number in (document["letters"] or {}).items() if number}
+    lines += ["", "letters"] + [f"  {state:<12}{number:>10}" for state, number in letters.items()]
+    show(document, lines, as_json=as_json)
+    return 1 if check and not document["well"] else 0
+
+
+@click.command()
+@click.argument("file", required=False, type=click.File("rb"))
+@click.option("--from", "sender", help="The sender's address.")
+@click.option("--to", multiple=True, help="A recipient; may be repeated, as --cc and --bcc.")
+@click.option("--cc", multiple=True)
+@click.option("--bcc", multiple=True)
+@click.option("--subject", default="")
+@click.option("--text", help="The body as plain text.")
+@click.option("--html", help="The body as HTML.")
+@click.option("--attach", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tag", "tags", multiple=True)
+@click.option("--idempotency-key", help="The same key never sends twice.  [default: a new one]")
+@asks_service
+def send(
+    client: Client,
+    *,
+    file: Any,  # noqa: ANN401  # click's file
+    idempotency_key: str | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  # those that make a mail
+) -> int:
+    """Send mails: those of a JSON FILE (- is standard input), as POST /mail takes them, or one made of options."""
+    if file is None:
+        body = msgspec.json.encode([_mail(**options)])
+    elif any(options.values()):
+        raise click.UsageError("either a FILE or the options of one mail")
+    else:
+        body = file.read()
+        body = body if body.lstrip().startswith(b"[") else b"[" + body + b"]"
+    key = idempotency_key or str(uuid.uuid4())
+    try:
+        document = client.ask("POST", "/mail", body=body, idempotency_key=key)
+    except Unreachable as error:
+        raise Unreachable(f"{error}\nSend it again with --idempotency-key {key}; it will not be sent twice.") from error
+    show(document, document["tracking-ids"], as_json=as_json)
+    return 0
+
+
+def _mail(
+    *,
+    sender: str | None,
+    to: Sequence[str],
+    subject: str,
+    text: str | None,
+    html: str | None,
+    attach: Sequence[Path],
+    **lists: Sequence[str],
+) -> dict[str, Any]:
+    content = [{"type": kind, "value": value} for kind, value in (("text/plain", text), ("text/html", html)) if value]
+    if not (sender and to and content):
+        raise click.UsageError("a mail needs --from, --to and --text or --html; or give a JSON FILE")
+    mail: dict[str, Any] = {"from": {"email": sender}, "subject": subject, "content": content}
+    for field in ("to", "cc", "bcc"):
+        emails = to if field == "to" else lists[field]
+        if emails:
+            mail[field] = [{"email": email} for email in emails]
+    if lists["tags"]:
+        mail["tags"] = list(lists["tags"])
+    if attach:
+        mail["attachments"] = [_attachment(path) for path in attach]
+    return mail
+
+
+def _attachment(path: Path) -> dict[str, str]:
+    return {
+        "filename": path.name,
+        "type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        "content": base64.b64encode(path.read_bytes()).decode(),
+    }
+
+
+def _moment(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """`90m` or `2d` ago, or a time as RFC 3339."""
+    if text is None:
+        return None
+    if span := _SPAN.fullmatch(text):
+        return (datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat(timespec="seconds")
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter("neither a span, such as 90m, 12h or 2d, nor a time, such as 2026-01-31") from None
+    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
+
+
+def filters(command: Callable[..., int]) -> Callable[..., int]:
+    """The options that choose mails."""
+    for option in (
+        click.option("--tag"),
+        click.option("--recipient", help="A whole address."),
+        click.option("--since", callback=_moment, help="Accepted since: 90m, 12h, 2d, or a time."),
+        click.option("--state", type=click.Choice([state.value for state in State])),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("id", required=False)
+@filters
+@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
+@asks_service
+def mail(client: Client, *, id: str | None, limit: int, as_json: bool, **chosen: str | None) -> int:
+    """Show what became of the mail ID, or list mails, the newest first."""
+    if id:
+        document = client.ask("GET", f"/mail/{id}")
+        show(document, list(_story(document)), as_json=as_json)
+        return 0
+    found = list(find(client, limit, **chosen))
+    lines = [f"{m['tracking-id']}  {m['state']:<9}  {m['since']}  {m['provider'] or '-'}" for m in found]
+    show({"mails": found}, lines, as_json=as_json)
+    return 0
+
+
+def find(client: Client, limit: int, **chosen: str | None) -> Iterator[dict[str, Any]]:
+    """Mails, newest first, page by page."""
+    after = None
+    while limit > 0:
+        page = client.ask("GET", "/mail", query={**chosen, "after": after, "limit": min(limit, PAGE)})
+        yield from page["mails"]
+        after = page["after"]
+        if after is None:
+            return
+        limit -= len(page["mails"])
+
+
+def _story(document: dict[str, Any]) -> Iterator[str]:
+    history = document["history"]
+    for name, value in document.items():
+        if name not in {"history", "next", "refused"} and value is not None:
+            yield f"{name:<12} {value}"
+    for refusal in document["refused"]:
+        yield f"{'refused':<12} {refusal['recipient']}: {refusal['reason']}"
+    yield ""
+    for entry in history:
+        told = (entry["at"], f"{entry.get('state', ''):<9}", entry.get("provider"), entry.get("reason"))
+        yield "  ".join(part for part in told if part)
+    yield ""
+    yield document["next"]
+
+
+@click.command()
+@click.argument("ids", nargs=-1, required=True)
+@asks_service
+def cancel(client: Client, *, ids: Sequence[str], as_json: bool) -> int:
+    """Do not send the mails IDS, unless a provider was given them already."""
+    done: list[str] = []
+    refused: dict[str, str] = {}
+    for id in ids:
+        try:
+            client.ask("DELETE", f"/mail/{id}")
+            done.append(id)
+        except Refused as error:
+            if error.status not in {404, 409}:
+                raise
+            refused[id] = str(error.problem.get("state", "unknown"))
+    return _report(Verb.CANCEL, done, refused, as_json=as_json)
+
+
+def _verb(verb: Verb, text: str) -> click.Command:
+    """The command of a verb, for given ids or for all mails that match."""
+    states = FROM_STATES[verb]
+
+    @click.command(str(verb), help=text)
+    @click.argument("ids", nargs=-1)
+    @click.option("--all", "everything", is_flag=True, help="All that the other options fit.")
+    @filters
+    @asks_service
+    def command(client: Client, *, ids: Sequence[str], everything: bool, as_json: bool, **chosen: str | None) -> int:
+        if bool(ids) == everything:
+            raise click.UsageError("give IDS, or --all")
+        if not everything and any(chosen.values()):
+            raise click.UsageError("--state and the like go with --all, not with IDS")
+        if everything and not chosen["state"]:
+            raise click.UsageError(f"--all needs --state {' or '.join(states)}")
+        done: list[str] = []
+        refused: dict[str, str] = {}
+        for selection in _selections(ids, chosen):
+            while True:
+                answer = client.ask("POST", f"/mail/{verb}", body=msgspec.json.encode(selection))
+                done += answer["done"]
+                refused |= {letter["tracking-id"]: letter["state"] for letter in answer["refused"]}
+                refused |= dict.fromkeys(answer["unknown"], "unknown")
+                if answer["after"] is None:
+                    break
+                selection["after"] = answer["after"]
+        return _report(verb, done, refused, as_json=as_json)
+
+    return command
+
+
+def _selections(ids: Sequence[str], chosen: dict[str, str | None]) -> Iterator[dict[str, Any]]:
+    """What to act upon, in requests of a size that is allowed."""
+    if not ids:
+        yield {name: value for name, value in chosen.items() if value is not None}
+    for batch in itertools.batched(ids, MOST, strict=False):
+        yield {"ids": batch}
+
+
+def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json: bool) -> int:
+    lines = [f"{id}  {verb}: done" for id in done] + [f"{id}  {verb}: not done, it is {s}" for id, s in refused.items()]
+    show({"done": done, "refused": refused}, lines or ["no mail fits"], as_json=as_json)
+    return 1 if refused else 0
+
+
+def _switch(name: str, text: str) -> click.Command:
+    @click.command(name, help=text)
+    @click.argument("provider", default="*")
+    @asks_service
+    def command(client: Client, *, provider: str, as_json: bool) -> int:
+        document = client.ask("POST", f"/{name}", body=msgspec.json.encode({"provider": provider}))
+        show(document, [f"{name}d: {'all providers' if provider == '*' else provider}"], as_json=as_json)
+        return 0
+
+    return command
+
+
+@click.command()
+@asks_service
+def reload(client: Client, *, as_json: bool) -> int:
+    """Read postman.toml again; in case of a mistake the old one stays in force."""
+    show(client.ask("POST", "/reload"), ["reloaded"], as_json=as_json)
+    return 0
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    status,
+    send,
+    mail,
+    _verb(Verb.RELEASE, "Send held mails (again): they did not arrive."),
+    _verb(Verb.DISCARD, "Give up held or queued mails."),
+    _verb(Verb.SETTLE, "Record held mails as sent: they did arrive."),
+    _verb(Verb.REPLAY, "Send failed or rejected mails anew."),
+    cancel,
+    _switch("pause", "Begin no more calls of PROVIDER, or of any; it survives a restart."),
+    _switch("resume", "End a pause of PROVIDER, or all pauses."),
+    reload,
+)

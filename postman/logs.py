@@ -1,0 +1,147 @@
+"""Logs: structlog to stderr, for people on a terminal, JSON lines otherwise.
+
+Nothing here waits: a line goes to a bounded queue, and a thread of its own writes it. When whoever reads the log stops
+reading, lines are dropped and counted, and the mails go on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import select
+import sys
+import threading
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+LONGEST = 2_000
+"""Characters of a value in a log line; tracebacks may be longer."""
+
+CAPACITY = 1_000
+"""Lines that may wait to be written."""
+
+PATIENCE = 1.0
+"""Seconds that the end of the process waits for the last lines to be written."""
+
+
+class Writer:
+    """Writes lines from a thread of its own; `write` never blocks, and drops when `capacity` lines wait.
+
+    Args:
+        fd: where to.
+        capacity: lines that may wait.
+    """
+
+    def __init__(self, fd: int, capacity: int = CAPACITY) -> None:
+        self.dropped = 0
+        self._fd = fd
+        self._untold = 0
+        self._lines: queue.Queue[bytes | None] = queue.Queue(capacity)
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Take a line that ends in a newline."""
+        try:
+            self._lines.put_nowait(text.encode(errors="backslashreplace"))
+        except queue.Full:
+            self.dropped += 1
+            self._untold += 1
+
+    def flush(self) -> None:
+        """A file has this; the thread writes as soon as it can."""
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """Write what waits, for at most `patience` seconds."""
+        try:
+            self._lines.put(None, timeout=patience)
+        except queue.Full:
+            return
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._write(line)
+                if self._untold and self._lines.empty():
+                    untold, self._untold = self._untold, 0
+                    self._write(f"{untold} log lines were dropped: nobody read them in time\n".encode())
+            except OSError:  # the reader is gone; a service goes on without its log
+                self.dropped += 1
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:  # somebody made the pipe non-blocking
+                select.select([], [self._fd], [])
+
+
+def configure(level: str = "info", stream: TextIO | None = None, *, pretty: bool | None = None) -> Writer:
+    """Send all logs, those of libraries from warnings on, to `stream`.
+
+    Args:
+        level: debug, info, warning or error.
+        stream: stderr by default.
+        pretty: for people, or JSON lines; None: for people when it is a terminal.
+
+    Returns:
+        The writer; it is closed at the end of the process.
+    """
+    stream = stream or sys.stderr
+    pretty = stream.isatty() if pretty is None else pretty
+    writer = Writer(stream.fileno())
+    atexit.register(writer.close)
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,  # without the values of local variables
+        sanitise,
+    ]
+    renderer: Processor = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        logger_factory=structlog.WriteLoggerFactory(file=writer),  # type: ignore[arg-type]  # it writes and flushes, no more
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(writer)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        ),
+    )
+    logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+    return writer
+
+
+def sanitise(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+    """No control characters and no endless values, so that what somebody sent us cannot forge a line."""
+    return {
+        key if key.isprintable() else _escape(key): _clean(value, 10 * LONGEST if key == "exception" else LONGEST)
+        for key, value in event.items()
+    }
+
+
+def _clean(value: object, longest: int) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_clean(item, longest) for item in value[:100]]
+    text = str(value)
+    if longest > LONGEST:  # a traceback: its own line breaks are ours
+        return "\n".join(_escape(line) for line in text[:longest].splitlines())
+    return _escape(text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)")
+
+
+def _escape(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
