@@ -61,7 +61,7 @@ class Kind[S: msgspec.Struct, T]:
     account: Callable[[S], str] = _no_account
     marks: bool = False
     delivers: bool = True
-    open_both: Callable[[tuple[S, Any], Surroundings], AbstractAsyncContextManager[Any]] | None = None
+    open_both: Callable[[S, Any, Surroundings], AbstractAsyncContextManager[Any]] | None = None
     features: frozenset[str] = field(default_factory=frozenset)
 
 

@@ -11,7 +11,7 @@ import trio
 
 from postman import status
 from postman.clerk import Clerk
-from postman.errors import StoreError
+from postman.errors import ConfigError, StoreError
 from postman.guard import Guard
 from postman.ledger import Ledger, LedgerStatistics, Row
 from postman.postbox import Postbox
@@ -113,6 +113,10 @@ class Office:
     async def resume(self, provider: str, who: str) -> bool:  # noqa: ARG002  # who resumed is the way in's to log
         """End a pause; `*` ends all of them. False: there is no such provider."""
         return await self._set_pause(provider, None)
+
+    async def reload(self) -> dict[str, Any]:
+        """Read postman.toml anew."""
+        raise ConfigError("this version reads postman.toml at start alone; restart to change it")
 
     async def wake(self, rows: Sequence[Row]) -> None:
         """Put notes for rows that a person queued again."""

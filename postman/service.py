@@ -114,7 +114,7 @@ async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tupl
     ledger_settings = msgspec.structs.replace(setup.ledger.settings, policy=policy_of(config))
     queue_settings = setup.queue.settings
     if config.ledger.url == config.queue.url and ledger_kind.open_both is not None:
-        async with ledger_kind.open_both((ledger_settings, queue_settings), surroundings) as both:
+        async with ledger_kind.open_both(ledger_settings, queue_settings, surroundings) as both:
             yield both
         return
     async with (
