@@ -1,7 +1,7 @@
 """What a vendor answered over HTTP, and which of the closed list of outcomes that is. Pure: no I/O.
 
-A plugin reads a receipt out of a 2xx; for all else it raises `failure(answer, ...)`, with `STATUSES` or its own table
-(`STATUSES | {403: MailRefused}`). What no table names is `OutcomeUnknown`: not known is not "not accepted".
+A plugin reads a receipt out of a 2xx; for all else it raises `failure(answer, ...)`, by `STATUSES` unless it knows
+better. What the table does not name is `OutcomeUnknown`: not known is not "not accepted".
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ MAX_BODY = 1_048_576
 MAX_DETAIL = 200
 """Characters of a vendor's words in a reason."""
 
-type Table = Mapping[int, type[ProviderError]]
-
-STATUSES: Table = MappingProxyType(
+STATUSES: Mapping[int, type[ProviderError]] = MappingProxyType(
     {
         **dict.fromkeys((401, 402, 403, 404, 405, 406, 410, 415, *range(300, 400)), ProviderMisconfigured),
         400: MailRejected,
@@ -77,33 +75,23 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def failure(
-    answer: Answer, detail: str = "", *, table: Table = STATUSES, retry_after: float | None = None
+    answer: Answer, detail: str = "", *, outcome: type[ProviderError] | None = None, retry_after: float | None = None
 ) -> ProviderError:
     """The outcome of an answer that is no receipt, ready to be raised.
 
     Args:
-        answer: with a status that is no success, or a success that cannot be read.
+        answer: a refusal, or a success that cannot be read.
         detail: the vendor's words; addresses and control characters are taken out.
-        table: what each status means here.
+        outcome: when the plugin knows better than `STATUSES`.
         retry_after: seconds, when the vendor says them elsewhere than in the header.
     """
-    return ended(
-        table.get(answer.status, OutcomeUnknown),
-        answer,
-        detail,
-        retry_after=wait_asked(answer.headers) if retry_after is None else retry_after,
-    )
-
-
-def ended(
-    outcome: type[ProviderError], answer: Answer, detail: str = "", *, retry_after: float | None = None
-) -> ProviderError:
-    """`outcome` with the sentence that tells of `answer`."""
+    outcome = outcome or STATUSES.get(answer.status, OutcomeUnknown)
     phrase = http.HTTPStatus(answer.status).phrase if answer.status in http.HTTPStatus else ""
     said = f"the provider answered {answer.status} {phrase}".rstrip()
     reason = f"{said}: {words}" if (words := without_addresses(detail)) else said
     if issubclass(outcome, ProviderUnavailable):
-        return outcome(reason, retry_after=retry_after, throttled=answer.status == http.HTTPStatus.TOO_MANY_REQUESTS)
+        wait = wait_asked(answer.headers) if retry_after is None else retry_after
+        return outcome(reason, retry_after=wait, throttled=answer.status == http.HTTPStatus.TOO_MANY_REQUESTS)
     return outcome(reason)
 
 

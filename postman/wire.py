@@ -34,7 +34,7 @@ import msgspec
 import trio
 
 from postman import multipart
-from postman.answer import STATUSES, Answer, Table, ended, failure, wait_asked, without_addresses
+from postman.answer import STATUSES, Answer, failure, wait_asked, without_addresses
 from postman.connection import Connection, Origin, open_connection
 from postman.errors import ConfigError, ProviderUnavailable
 from postman.multipart import File
@@ -44,44 +44,37 @@ from postman.secret import Secret
 __all__ = [
     "STATUSES",
     "Answer",
-    "BadUrl",
     "Client",
     "ClientFactory",
     "File",
-    "Table",
     "basic",
     "bearer",
     "check_base_url",
-    "ended",
     "failure",
     "wait_asked",
     "without_addresses",
 ]
 
 
-class BadUrl(ConfigError, ValueError):
-    """A base-url that cannot be used. A ValueError too, so that msgspec names its place when settings are read."""
-
-
 def check_base_url(url: str) -> urllib.parse.SplitResult:
     """Read a provider's `base-url`; for a settings' `__post_init__`.
 
     Raises:
-        BadUrl: it is not `https://host[:port][/path]` (or http), says why.
+        ConfigError: it is not `https://host[:port][/path]` (or http), says why.
     """
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise BadUrl(f"base-url cannot be read: {error}") from None
+        raise ConfigError(f"base-url cannot be read: {error}") from None
     if parts.scheme not in {"https", "http"} or not parts.hostname or port == 0:
-        raise BadUrl("base-url must look like https://api.example.com, with a port or a path if need be")
+        raise ConfigError("base-url must look like https://api.example.com, with a port or a path if need be")
     if parts.username is not None or parts.password is not None:
-        raise BadUrl("base-url must not hold a user or a password; put the key in its own setting")
+        raise ConfigError("base-url must not hold a user or a password; put the key in its own setting")
     if parts.query or parts.fragment or "?" in url or "#" in url:
-        raise BadUrl("base-url must end with its path; take the part from ? or # away")
+        raise ConfigError("base-url must end with its path; take the part from ? or # away")
     if not url.isascii() or not url.isprintable() or " " in url:
-        raise BadUrl("base-url must be ASCII without spaces; write a host as its A-label (xn--...)")
+        raise ConfigError("base-url must be ASCII without spaces; write a host as its A-label (xn--...)")
     return parts
 
 
@@ -138,7 +131,7 @@ class ClientFactory:
         url = check_base_url(base_url)
         host = url.hostname or ""
         if url.scheme == "http" and not self._allow_http and not _is_loopback(host):
-            raise BadUrl("base-url must be https; plain http shows the key and the mails to the network")
+            raise ConfigError("base-url must be https; plain http shows the key and the mails to the network")
         origin = Origin(
             host, url.port or (443 if url.scheme == "https" else 80), self._tls if url.scheme == "https" else None
         )

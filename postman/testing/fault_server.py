@@ -118,17 +118,17 @@ class FaultServer:
         url: where it listens.
         requests: what came, in order, whole or not.
         connections: how many came in.
-        open_connections: how many are open.
         otherwise: plays when the script is empty.
     """
 
     def __init__(self, url: str, tls: ssl.SSLContext | None, otherwise: Act) -> None:
         self.url = url
         self.requests: list[Received] = []
-        self.connections = self.open_connections = 0
+        self.connections = 0
         self.otherwise = otherwise
         self._tls = tls
         self._script: deque[Act] = deque()
+        self._open: set[trio.SocketStream] = set()
 
     def script(self, *acts: Act) -> None:
         """Play these next, one for each request."""
@@ -139,16 +139,26 @@ class FaultServer:
         """The requests whose mail was taken."""
         return [request for request in self.requests if request.accepted]
 
+    @property
+    def open_connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
+    def hang_up(self) -> None:
+        """Close every connection, as a vendor does with idle ones."""
+        for stream in self._open:
+            stream.socket.close()
+
     async def serve(self, stream: trio.SocketStream) -> None:
         """Speak on one connection until an act ends it."""
         number = self.connections
         self.connections += 1
-        self.open_connections += 1
+        self._open.add(stream)
         try:
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
                 await self._play(stream, number)
         finally:
-            self.open_connections -= 1
+            self._open.discard(stream)
             stream.socket.close()
 
     async def _play(self, stream: trio.SocketStream, number: int) -> None:

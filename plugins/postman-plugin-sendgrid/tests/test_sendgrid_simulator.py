@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from postman.kind import Surroundings
+from postman.mail import Address, Letter
+from postman.provider import Attempt, MailRefused, ProviderMisconfigured, ProviderUnavailable, Receipt
+from postman.secret import Secret
+from postman.testing.letters import LETTERS, a_letter
+from postman.wire import ClientFactory
+from postman_plugin_sendgrid import SendGrid, Settings, postman_register
+
+
+def opened(base_url: str, client: ClientFactory) -> AbstractAsyncContextManager[SendGrid]:
+    settings = Settings(api_key=Secret("SG.a-key-of-the-test.secret"), base_url=base_url)
+    return postman_register().open(settings, Surroundings("sendgrid", 4, 5.0, client))
+
+
+def an_attempt() -> Attempt:
+    return Attempt("key", lease_ends=100.0, clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize("letter", LETTERS.values(), ids=LETTERS)
+async def test_the_simulator_takes_every_letter(simulator: Callable[[str], str], letter: Letter) -> None:
+    async with opened(simulator("sendgrid"), ClientFactory()) as sendgrid:
+        assert isinstance(await sendgrid.send(letter, an_attempt()), Receipt)
+
+
+async def test_the_simulator_refuses_what_is_wrong(simulator: Callable[[str], str]) -> None:
+    async with opened(simulator("sendgrid"), ClientFactory()) as sendgrid:
+        with pytest.raises(MailRefused):
+            await sendgrid.send(a_letter(to=(Address(email="not an address"),)), an_attempt())
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(401, ProviderMisconfigured), (413, MailRefused), (429, ProviderUnavailable)]
+)
+async def test_the_simulators_refusals_are_understood(
+    simulator: Callable[[str], str],
+    preferring: Callable[[int], ClientFactory],
+    status: int,
+    outcome: type[Exception],
+) -> None:
+    async with opened(simulator("sendgrid"), preferring(status)) as sendgrid:
+        with pytest.raises(outcome):
+            await sendgrid.send(LETTERS["text"], an_attempt())
