@@ -136,10 +136,10 @@ class Breaker:
     The window is counted in thirty slices: its length is true to a thirtieth, and memory does not grow with the calls.
 
     Args:
-        is_fault: whose fault an error is that leaves the block of `attempt`. If it raises, that error leaves the block in
-            place of the call's, and the call is not counted.
+        is_fault: whose fault an error is that leaves the block of `attempt`. If it raises, its error leaves the block
+            instead and the call is not counted.
         probe_delay: seconds until the first probe, asked at each opening with the statistics after it; `inf` for never.
-            None: `linear_delay()`. If it raises, that error leaves the block and the breaker is half-open at once.
+            None: `linear_delay()`. If it raises, its error leaves the block and the breaker is half-open at once.
         faults_in_a_row: that open it.
         window: seconds.
         least_calls: within the window, before shares are looked at.
