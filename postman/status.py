@@ -46,7 +46,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def document(facts: Facts) -> dict[str, Any]:
-    """The answer of `GET /status`."""
+    """The answer of `GET /status`, as JSON values."""
     because = list(sentences(facts))
     document: dict[str, Any] = {
         "well": not because,
@@ -62,7 +62,8 @@ def document(facts: Facts) -> dict[str, Any]:
         "pauses": facts.pauses,
         "http": facts.http,
     }
-    return document
+    kebab: dict[str, Any] = _kebab(msgspec.to_builtins(document))
+    return kebab
 
 
 def sentences(facts: Facts) -> Iterator[str]:
@@ -107,6 +108,17 @@ def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
     age = _age(facts)
     if age is not None and age > LATE:
         yield f"The oldest letter has been waiting for {age / 60:.0f} min."
+
+
+def _kebab(value: Any) -> Any:  # noqa: ANN401  # any JSON
+    """Names on the wire are kebab-case."""
+    match value:
+        case dict():
+            return {str(key).replace("_", "-"): _kebab(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_kebab(item) for item in value]
+        case _:
+            return value
 
 
 def _age(facts: Facts) -> float | None:

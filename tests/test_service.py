@@ -1,0 +1,227 @@
+"""The whole house: started as a program, asked over HTTP, stopped by signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import trio
+
+from postman import service
+from postman.config import load
+from postman.delivery import Called
+from postman.errors import ConfigError
+from postman.ledgers.memory import MemoryLedger
+from postman.queue import Queue
+from postman.service import refuse_pair
+
+MAIL = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x"}],
+}
+
+GRACE = 1
+
+
+def configure(directory: Path, *providers: str, ledger: str = "sqlite:postman.db", more: str = "") -> Path:
+    tables = "\n".join(f"[[provider]]\n{provider}\n" for provider in providers)
+    path = directory / "postman.toml"
+    path.write_text(
+        f'[http]\nbind = "127.0.0.1:0"\n[ledger]\nurl = "{ledger}"\n'
+        f"[delivery]\ngrace = {GRACE}\nworkers = 8\n{more}\n{tables}",
+    )
+    path.chmod(0o600)
+    return path
+
+
+FAKE = 'name = "fake"\nplugin = "fake"\nsettings = { file = "sent.jsonl" }'
+
+
+@asynccontextmanager
+async def running(path: Path, calls: list[Called] | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+    on_call = (calls if calls is not None else []).append
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(service.run, load(path), on_call=on_call))
+        async with httpx.AsyncClient(base_url=url) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+async def ended(client: httpx.AsyncClient, id: str, *states: str) -> dict[str, Any]:
+    with trio.fail_after(10):
+        while True:
+            told: dict[str, Any] = (await client.get(f"/mail/{id}")).json()
+            if told["state"] in states:
+                return told
+            await trio.sleep(0.02)
+
+
+async def test_a_mail_that_was_posted_is_sent_and_its_history_tells_how(tmp_path: Path) -> None:
+    calls: list[Called] = []
+    async with running(configure(tmp_path, FAKE), calls) as client:
+        answer = await client.post("/mail", json=[MAIL, MAIL])
+        assert answer.status_code == 202
+        ids = answer.json()["tracking-ids"]
+        for id in ids:
+            told = await ended(client, id, "sent")
+            assert told["provider"] == "fake"
+    accepted = [json.loads(line)["id"] for line in (tmp_path / "sent.jsonl").read_text().splitlines()]
+    assert sorted(accepted) == sorted(ids) == sorted(call.id for call in calls)
+
+
+async def test_a_mail_accepted_while_everything_is_paused_survives_a_restart(tmp_path: Path) -> None:
+    path = configure(tmp_path, FAKE)
+    async with running(path) as client:
+        assert (await client.post("/pause", json={})).status_code == 200
+        (id,) = (await client.post("/mail", json=[MAIL])).json()["tracking-ids"]
+    async with running(path) as client:
+        status = (await client.get("/status")).json()
+        assert any("paused" in sentence for sentence in status["because"])
+        assert status["letters"]["queued"] == 1
+        assert (await client.post("/resume", json={})).status_code == 200
+        await ended(client, id, "sent")
+
+
+async def test_only_fakes_are_not_well(tmp_path: Path) -> None:
+    async with running(configure(tmp_path, FAKE)) as client:
+        status = (await client.get("/status")).json()
+        assert status["well"] is False
+        assert "nothing is delivered" in status["because"][0]
+        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_letter_in_doubt_is_not_sent_again_until_a_person_settles_or_releases_it(tmp_path: Path) -> None:
+    doubtful = 'name = "fake"\nplugin = "fake"\nsettings = { outcomes = ["unknown"], file = "sent.jsonl" }'
+    async with running(configure(tmp_path, doubtful)) as client:
+        (id,) = (await client.post("/mail", json=[MAIL])).json()["tracking-ids"]
+        await ended(client, id, "in-doubt")
+        assert (await client.post(f"/mail/{id}/settle")).status_code == 200
+        assert (await ended(client, id, "sent"))["history"][-1]["reason"].startswith("settled as sent by")
+    assert len((tmp_path / "sent.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("durable", "shared"), [(True, False), (False, True)])
+def test_a_queue_that_outlives_a_ledger_in_memory_is_refused(durable: bool, shared: bool) -> None:
+    queue = type("Queue", (), {"durable": durable, "shared": shared})()
+    with pytest.raises(ConfigError, match="outlives"):
+        refuse_pair(MemoryLedger(), queue)
+
+
+def test_a_shared_queue_with_a_ledger_of_one_s_own_is_refused() -> None:
+    ledger: Any = type("Ledger", (), {"durable": True, "shared": False})()
+    queue: Queue = type("Queue", (), {"durable": True, "shared": True})()  # type: ignore[assignment]  # enough of one
+    with pytest.raises(ConfigError, match="shared"):
+        refuse_pair(ledger, queue)
+
+
+async def test_a_provider_that_does_not_open_is_a_configuration_error(tmp_path: Path) -> None:
+    path = configure(tmp_path, 'name = "a"\nplugin = "sendgrid"\nsettings = { api-key = "in the open" }')
+    with pytest.raises(ConfigError, match="secret"):
+        await service.run(load(path))
+
+
+# as a program
+
+
+@pytest.fixture
+def programs() -> Iterator[list[subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for program in started:
+        program.kill()
+        program.communicate()
+
+
+def start(programs: list[subprocess.Popen[str]], path: Path) -> tuple[subprocess.Popen[str], str]:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "postman", "serve", "--config", str(path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=path.parent,
+        env={**os.environ, "NO_COLOR": "1"},
+    )
+    programs.append(program)
+    assert program.stderr
+    for line in program.stderr:
+        if '"ready"' in line:
+            return program, json.loads(line)["url"]
+    raise AssertionError(f"ended with {program.wait()} before it was ready")
+
+
+def hanging(phase: str) -> str:
+    return f'name = "fake"\nplugin = "fake"\nsettings = {{ outcomes = ["{phase}"], file = "sent.jsonl" }}'
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_service_at_once_with_0(
+    tmp_path: Path, programs: list[subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    program, _ = start(programs, configure(tmp_path, FAKE))
+    began = time.monotonic()
+    program.send_signal(number)
+    assert program.wait(timeout=GRACE + 2) == 0
+    assert time.monotonic() - began < GRACE + 2
+
+
+def test_hanging_calls_are_cut_at_grace_and_written_down(tmp_path: Path, programs: list[subprocess.Popen[str]]) -> None:
+    path = configure(tmp_path, hanging("hang"))
+    program, url = start(programs, path)
+    ids = httpx.post(f"{url}/mail", json=[MAIL] * 5).json()["tracking-ids"]
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{url}/status").json()["deliveries"]["in-hand"] < 5:
+        assert time.monotonic() < deadline
+    began = time.monotonic()
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(timeout=GRACE + 3) == 0
+    assert GRACE <= time.monotonic() - began < GRACE + 2
+    _, url = start(programs, path)
+    states = {httpx.get(f"{url}/mail/{id}").json()["state"] for id in ids}
+    assert states <= {"in-doubt", "held"}
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path, programs: list[subprocess.Popen[str]]) -> None:
+    program, url = start(programs, configure(tmp_path, hanging("hang"), more="timeout = 60"))
+    httpx.post(f"{url}/mail", json=[MAIL])
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{url}/status").json()["deliveries"]["in-hand"] < 1:
+        assert time.monotonic() < deadline
+    program.send_signal(signal.SIGTERM)
+    assert program.stderr
+    assert any("stopping" in line for line in program.stderr)
+    program.send_signal(signal.SIGTERM)
+    assert program.wait(timeout=GRACE / 2) == 1
+
+
+def test_a_second_service_on_one_file_is_refused_with_the_other_s_pid(
+    tmp_path: Path, programs: list[subprocess.Popen[str]]
+) -> None:
+    path = configure(tmp_path, FAKE)
+    program, _ = start(programs, path)
+    second = subprocess.run(
+        [sys.executable, "-m", "postman", "serve", "--config", str(path)], capture_output=True, text=True, check=False
+    )
+    assert second.returncode in {1, 2}
+    assert str(program.pid) in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_files_are_readable_by_their_owner_alone(tmp_path: Path, programs: list[subprocess.Popen[str]]) -> None:
+    _, url = start(programs, configure(tmp_path, FAKE))
+    httpx.post(f"{url}/mail", json=[MAIL])
+    assert {
+        path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir() if path.stat().st_mode & 0o077
+    } == {}
