@@ -110,7 +110,7 @@ def wait_asked(headers: Mapping[str, str], now: float | None = None) -> float | 
 def without_addresses(text: str) -> str:
     """A vendor's words on one line, without mail addresses, at most `MAX_DETAIL` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 8 * MAX_DETAIL]).split())
-    line = re.sub(r"[^\s<>\"'(),;:]+@[^\s<>\"'(),;:]+", "(address)", line)
+    line = re.sub(r"[^\s<>\"(),;:]+@[^\s<>\"'(),;:]+", "(address)", line)
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 3] + "..."
 
 

@@ -13,6 +13,7 @@ import contextlib
 import os
 import socket
 import ssl
+from collections.abc import Callable
 
 import h11
 import msgspec
@@ -45,9 +46,13 @@ class Lookups(trio.abc.HostnameResolver):
     """DNS look-ups in threads of their own: a dead resolver must not hold trio's default threads, which are few.
 
     For `trio.socket.set_custom_hostname_resolver`, once in each run.
+
+    Args:
+        getaddrinfo: asks the system; blocks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, getaddrinfo: Callable[..., object] = socket.getaddrinfo) -> None:
+        self._getaddrinfo = getaddrinfo
         self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
 
     async def getaddrinfo(  # type: ignore[override]  # trio's own annotation is the socket module's overload
@@ -61,7 +66,7 @@ class Lookups(trio.abc.HostnameResolver):
     ) -> object:
         """As `socket.getaddrinfo`; a cancelled look-up is abandoned."""
         return await trio.to_thread.run_sync(
-            socket.getaddrinfo, host, port, family, type, proto, flags, limiter=self._limiter, abandon_on_cancel=True
+            self._getaddrinfo, host, port, family, type, proto, flags, limiter=self._limiter, abandon_on_cancel=True
         )
 
     async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
