@@ -13,6 +13,7 @@ from postman.errors import ProviderMisconfigured, ProviderUnavailable
 from postman_plugin_smtp.reply import Reply
 
 _CHUNK: Final = 262_144  # what TLS encrypts in one go, without the loop
+_DECIPHER: Final = 0.01  # seconds to see whether what came through TLS is meant for us
 _READ: Final = 65_536
 _MAX_LINE: Final = 4_096  # RFC 5321 grants a server 512
 _MAX_LINES: Final = 100
@@ -61,7 +62,7 @@ class Connection:
     async def send(self, data: bytes) -> None:
         """Hand `data` to the kernel, as long as the server does not speak before its turn."""
         for at in range(0, len(data), _CHUNK):
-            if not await self.is_quiet():
+            if (self._buffer or self._socket.socket.is_readable()) and not await self.is_quiet():
                 raise self._break("it spoke out of turn or closed the connection")
             try:
                 await self._stream.send_all(data[at : at + _CHUNK])
@@ -84,23 +85,20 @@ class Connection:
         raise self._break(f"its reply has more than {_MAX_LINES} lines")
 
     async def is_quiet(self) -> bool:
-        """Whether the server neither spoke nor hung up since its last reply: no stale connection, no reply too many.
-
-        A reply that TLS has read ahead is not seen; it shows when DATA is not answered by 354.
-        """
+        """Whether the server neither spoke nor hung up since its last reply: no stale connection, no reply too many."""
         if self.broken or self._buffer:
             return False
-        if not self._socket.socket.is_readable():
-            return True
         if self._stream is self._socket:
-            return False
-        with trio.move_on_after(0):  # takes what is there and does not wait; the tickets of TLS 1.3 are no speech
+            return not self._socket.socket.is_readable()
+        wait = _DECIPHER if self._socket.socket.is_readable() else 0.0
+        with trio.CancelScope() as scope:
+            scope.deadline = trio.current_time() + wait  # set inside, so that 0 still takes what TLS has read ahead
             try:
                 self._buffer += await self._stream.receive_some(_READ)
             except trio.BrokenResourceError:
                 self.broken = True
             return False
-        return True
+        return True  # there was nothing, or only TLS's own talk: the tickets of TLS 1.3
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Shake hands; certificate and name are verified, and nothing that came in clear text is believed afterwards.
@@ -110,9 +108,7 @@ class Connection:
             ProviderUnavailable: any other failure; never falls back.
         """
         self._step = "TLS"
-        if (
-            not await self.is_quiet()
-        ):  # it would be taken for the answer to our first encrypted command (CVE-2021-38371)
+        if not await self.is_quiet():  # it would be taken for the answer to the first encrypted command
             raise self._break("clear text was put in before the handshake")
         stream = trio.SSLStream(self._socket, context, server_hostname=host, https_compatible=True)
         try:

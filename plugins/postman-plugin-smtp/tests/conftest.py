@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import pytest
 import trustme
 
@@ -25,17 +25,17 @@ type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 def make_letter() -> MakeLetter:
     """A letter to one recipient; keywords are fields of Mail."""
 
-    def make(**fields: Any) -> Letter:
-        mail: dict[str, Any] = {
-            "to": (Address(email="to@example.net"),),
-            "from_": Address(email="from@example.com"),
-            "subject": "Hello",
-            "content": (Content(type="text/plain", value="Dear you\n"),),
-        }
+    def make(**fields: object) -> Letter:
+        mail = Mail(
+            to=(Address(email="to@example.net"),),
+            from_=Address(email="from@example.com"),
+            subject="Hello",
+            content=(Content(type="text/plain", value="Dear you\n"),),
+        )
         return Letter(
             id=Id("0x587e6d1522401000"),
             accepted=datetime(2026, 11, 24, 4, 30, tzinfo=UTC),
-            mail=Mail(**(mail | fields)),
+            mail=msgspec.structs.replace(mail, **fields),
         )
 
     return make
@@ -51,10 +51,10 @@ def make_attempt() -> Callable[[], Attempt]:
 def open_provider() -> OpenProvider:
     """A provider for 127.0.0.1 at a port, in clear text unless told otherwise; keywords are settings."""
 
-    def opened(port: int, **settings: Any) -> AbstractAsyncContextManager[SmtpProvider]:
-        wanted: dict[str, Any] = {"host": "127.0.0.1", "port": port, "security": "none"}
+    def opened(port: int, **settings: object) -> AbstractAsyncContextManager[SmtpProvider]:
+        wanted = SmtpSettings(host="127.0.0.1", port=port, security="none")
         surroundings = Surroundings(name="smtp", workers=64, timeout=25.0, client=ClientFactory())
-        return open_smtp(SmtpSettings(**(wanted | settings)), surroundings)
+        return open_smtp(msgspec.structs.replace(wanted, **settings), surroundings)
 
     return opened
 
@@ -66,8 +66,8 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
     """`authority` as `ca-file`."""
     path: Path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
-    yield str(path)
+    return str(path)

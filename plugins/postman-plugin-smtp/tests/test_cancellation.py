@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 import trio
 import trustme
 
-from postman.mail import Attachment
+from postman.mail import Attachment, Letter
 from postman.provider import Attempt, Phase, Receipt
 from postman.secret import Secret
 from postman.testing.smtp_fault_server import Fault, open_smtp_fault_server
+from postman_plugin_smtp import SmtpProvider
+
+type MakeLetter = Callable[..., Letter]
+type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 MOMENTS = {
     "banner": Phase.UNMARKED,
@@ -35,8 +39,8 @@ async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
     moment: str,
     authority: trustme.CA,
     ca_file: str,
-    open_provider: Any,
-    make_letter: Any,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -65,7 +69,7 @@ async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
 
 
 async def test_a_provider_that_is_closed_under_cancellation_closes_its_connections(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     async with open_smtp_fault_server() as server:
         with trio.CancelScope() as scope:

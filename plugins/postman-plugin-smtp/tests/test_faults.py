@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
 
 import pytest
 
-from postman.mail import Address, Attachment
+from postman.mail import Address, Attachment, Letter
 from postman.provider import (
     Attempt,
     MailRefused,
@@ -24,6 +25,10 @@ from postman.provider import (
 )
 from postman.secret import Secret
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
+from postman_plugin_smtp import SmtpProvider
+
+type MakeLetter = Callable[..., Letter]
+type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 DROP, RESET = Fault.DROP, Fault.RESET
 GARBAGE = b"\x00\xffnonsense\r\n"
@@ -146,7 +151,7 @@ def _name(row: Row) -> str:
 
 @pytest.mark.parametrize("row", FAULTS, ids=_name)
 async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
-    row: Row, open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    row: Row, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     letter = make_letter(to=tuple(Address(email=email) for email in row.recipients))
     attempt = make_attempt()
@@ -171,7 +176,7 @@ async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
     "act", [DROP, RESET, b"552 5.3.4 too large\r\n", b"250 2.0.0 Ok\r\n", b"421 closing\r\n"], ids=repr
 )
 async def test_what_happens_before_the_end_of_a_long_message_is_surely_not_accepted(
-    act: Act, open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    act: Act, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     large = Attachment(filename="large", type="application/octet-stream", content=b"x" * 12_000_000)
     attempt = make_attempt()
@@ -184,7 +189,7 @@ async def test_what_happens_before_the_end_of_a_long_message_is_surely_not_accep
 
 
 async def test_a_letter_that_some_recipients_may_not_have_is_sent_to_the_others(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     letter = make_letter(
         to=(Address(email="a@example.net"),),
@@ -201,7 +206,7 @@ async def test_a_letter_that_some_recipients_may_not_have_is_sent_to_the_others(
 
 
 async def test_when_all_are_refused_for_different_reasons_another_provider_may_be_asked(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     script: dict[str, Act] = {"RCPT 1": b"550 5.1.1 no such user\r\n", "RCPT 2": b"554 5.7.1 relay denied\r\n"}
     letter = make_letter(to=tuple(Address(email=email) for email in TWO))
@@ -213,7 +218,7 @@ async def test_when_all_are_refused_for_different_reasons_another_provider_may_b
 @pytest.mark.parametrize("moment", ["QUIT", "RSET"])
 @pytest.mark.parametrize("act", [DROP, RESET, GARBAGE, b"421 closing\r\n", b"500 what\r\n"], ids=repr)
 async def test_a_failing_farewell_changes_no_outcome(
-    moment: str, act: Act, open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    moment: str, act: Act, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     async with open_smtp_fault_server({moment: act, "RCPT 1": b"550 5.1.1 no\r\n"}) as server:
         async with open_provider(server.port) as provider:
@@ -225,7 +230,7 @@ async def test_a_failing_farewell_changes_no_outcome(
 
 
 async def test_a_server_that_never_answers_rset_costs_two_seconds_and_a_connection(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt], autojump_clock: object
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt], autojump_clock: object
 ) -> None:
     script: dict[str, Act] = {"RSET": Fault.STALL, "RCPT 1": b"450 4.2.0 later\r\n"}
     async with open_smtp_fault_server(script) as server, open_provider(server.port) as provider:
@@ -250,14 +255,18 @@ async def test_a_server_that_never_answers_rset_costs_two_seconds_and_a_connecti
     ],
 )
 async def test_the_receipt_names_the_queue_id_when_the_server_says_one(
-    said: bytes, message_id: str | None, open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    said: bytes,
+    message_id: str | None,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
+    make_attempt: Callable[[], Attempt],
 ) -> None:
     async with open_smtp_fault_server({".": said}) as server, open_provider(server.port) as provider:
         assert await provider.send(make_letter(), make_attempt()) == Receipt(message_id)
 
 
 async def test_a_message_larger_than_the_server_takes_is_refused_before_it_hears_of_it(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     attempt = make_attempt()
     async with open_smtp_fault_server() as server, open_provider(server.port) as provider:
@@ -268,7 +277,7 @@ async def test_a_message_larger_than_the_server_takes_is_refused_before_it_hears
     assert [line.split()[0] for line in server.heard] == ["EHLO", "QUIT"]
 
 
-async def test_a_lease_that_is_over_sends_nothing(open_provider: Any, make_letter: Any) -> None:
+async def test_a_lease_that_is_over_sends_nothing(open_provider: OpenProvider, make_letter: MakeLetter) -> None:
     async with open_smtp_fault_server() as server, open_provider(server.port) as provider:
         with pytest.raises(TooLate):
             await provider.send(make_letter(), Attempt("key-1", lease_ends=0.0, clock=lambda: 1.0))
@@ -279,7 +288,7 @@ async def test_a_lease_that_is_over_sends_nothing(open_provider: Any, make_lette
     "said", [b"454 Throttling failure: Maximum sending rate exceeded.\r\n", b"421 4.7.0 Too many\r\n"]
 )
 async def test_a_limit_is_told_apart_from_a_fault(
-    said: bytes, open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    said: bytes, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     async with open_smtp_fault_server({"MAIL": said}) as server, open_provider(server.port) as provider:
         with pytest.raises(ProviderUnavailable) as caught:
@@ -288,7 +297,7 @@ async def test_a_limit_is_told_apart_from_a_fault(
 
 
 async def test_nobody_listening_is_unavailable(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     async with open_smtp_fault_server() as server:
         port = server.port

@@ -8,10 +8,12 @@ import email.utils
 import quopri
 import re
 from base64 import b64decode
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.message import EmailMessage, Message
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,8 @@ from postman.errors import MailRejected
 from postman.mail import Address, Attachment, Content, Id, Letter, Mail
 from postman_plugin_smtp.message import render
 from postman_plugin_smtp.provider import Transaction
+
+type MakeLetter = Callable[..., Letter]
 
 NASTY = [
     "a\r\nBcc: evil@example.org",
@@ -36,20 +40,20 @@ NASTY = [
 ]
 
 
-def _letter(**fields: Any) -> Letter:
+def _letter(**fields: object) -> Letter:
     """As `make_letter`, for properties, which fixtures do not reach."""
-    mail: dict[str, Any] = {
-        "to": (Address(email="to@example.net"),),
-        "from_": Address(email="from@example.com"),
-        "subject": "Hello",
-        "content": (Content(type="text/plain", value="Dear you"),),
-    }
+    mail = Mail(
+        to=(Address(email="to@example.net"),),
+        from_=Address(email="from@example.com"),
+        subject="Hello",
+        content=(Content(type="text/plain", value="Dear you"),),
+    )
     accepted = datetime(2026, 11, 24, tzinfo=UTC)
-    return Letter(id=Id("0x587e6d1522401000"), accepted=accepted, mail=Mail(**(mail | fields)))
+    return Letter(id=Id("0x587e6d1522401000"), accepted=accepted, mail=msgspec.structs.replace(mail, **fields))
 
 
 def parsed(message: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(message, policy=email.policy.default))
+    return email.message_from_bytes(message, policy=email.policy.default)
 
 
 def fields_of(message: bytes) -> list[tuple[str, str]]:
@@ -66,7 +70,7 @@ def decoded(value: str) -> str:
     return raw.encode("latin-1").decode()
 
 
-def test_a_plain_mail_is_read_back_as_it_was_asked(make_letter: Any) -> None:
+def test_a_plain_mail_is_read_back_as_it_was_asked(make_letter: MakeLetter) -> None:
     letter = make_letter(
         to=(Address(email="to@example.net", name="Doe, John"), Address(email="two@example.net")),
         cc=(Address(email="cc@example.net", name="Jörg Müller"),),
@@ -100,7 +104,7 @@ def test_a_plain_mail_is_read_back_as_it_was_asked(make_letter: Any) -> None:
     assert b"order" not in message
 
 
-def test_the_bytes_are_the_same_on_every_attempt(make_letter: Any) -> None:
+def test_the_bytes_are_the_same_on_every_attempt(make_letter: MakeLetter) -> None:
     image = Attachment(filename="a.png", type="image/png", content=b"png", disposition="inline", content_id="a")
     content = (Content(type="text/plain", value="a"), Content(type="text/html", value="<b>a</b>"))
     assert render(make_letter(content=content, attachments=(image,))) == render(
@@ -108,18 +112,21 @@ def test_the_bytes_are_the_same_on_every_attempt(make_letter: Any) -> None:
     )
 
 
-def _tree(part: Message) -> Any:
+type Tree = str | dict[str, list[Tree]]
+
+
+def _tree(part: Message) -> Tree:
     kind = part.get_content_type()
     return {kind: [_tree(cast(Message, sub)) for sub in part.get_payload()]} if part.is_multipart() else kind
 
 
-def test_text_html_inline_images_and_attachments_form_the_usual_tree(make_letter: Any) -> None:
+def test_text_html_inline_images_and_attachments_form_the_usual_tree(make_letter: MakeLetter) -> None:
     text, html = Content(type="text/plain", value="t"), Content(type="text/html", value="<img src='cid:i'>")
     inline = Attachment(filename="i.png", type="image/png", content=b"i", disposition="inline", content_id="i@x")
     attached = Attachment(filename="r.pdf", type="application/pdf", content=b"p")
     related = {"multipart/related": ["text/html", "image/png"]}
 
-    def tree(*contents: Content, attachments: tuple[Attachment, ...] = ()) -> Any:
+    def tree(*contents: Content, attachments: tuple[Attachment, ...] = ()) -> Tree:
         return _tree(parsed(render(make_letter(content=contents, attachments=attachments))))
 
     assert tree(text) == "text/plain"
@@ -137,7 +144,7 @@ def test_text_html_inline_images_and_attachments_form_the_usual_tree(make_letter
 @pytest.mark.parametrize(
     "filename", ["plain.txt", 'a "b"; c\\d.txt', "Übersicht €.pdf", "=?utf-8?q?x?=.txt", "长" * 60]
 )
-def test_an_attachment_keeps_its_name_type_and_bytes(filename: str, make_letter: Any) -> None:
+def test_an_attachment_keeps_its_name_type_and_bytes(filename: str, make_letter: MakeLetter) -> None:
     content = bytes(range(256)) * 9
     file = Attachment(filename=filename, type='text/csv; charset="utf-8"', content=content)
     (part,) = parsed(render(make_letter(attachments=(file,)))).iter_attachments()
@@ -147,7 +154,7 @@ def test_an_attachment_keeps_its_name_type_and_bytes(filename: str, make_letter:
     assert part.get_content_disposition() == "attachment"
 
 
-def test_an_inline_image_keeps_its_content_id(make_letter: Any) -> None:
+def test_an_inline_image_keeps_its_content_id(make_letter: MakeLetter) -> None:
     image = Attachment(filename="i.png", type="image/png", content=b"i", disposition="inline", content_id="i@x")
     read = parsed(render(make_letter(content=(Content(type="text/html", value="h"),), attachments=(image,))))
     part = next(part for part in read.walk() if part.get_content_type() == "image/png")
@@ -155,7 +162,7 @@ def test_an_inline_image_keeps_its_content_id(make_letter: Any) -> None:
     assert part.get_content_disposition() == "inline"
 
 
-def test_an_attached_message_travels_as_octets_because_it_may_not_be_encoded(make_letter: Any) -> None:
+def test_an_attached_message_travels_as_octets_because_it_may_not_be_encoded(make_letter: MakeLetter) -> None:
     file = Attachment(filename="m.eml", type="message/rfc822", content=b"Subject: \xff\r\n\r\n")
     (part,) = parsed(render(make_letter(attachments=(file,)))).iter_attachments()
     assert part.get_content_type() == "application/octet-stream"
@@ -167,7 +174,9 @@ def test_an_attached_message_travels_as_octets_because_it_may_not_be_encoded(mak
     "place",
     ["subject", "name", "to", "from", "bcc", "reply-to", "header", "header name", "filename", "type", "content-id"],
 )
-def test_what_could_break_out_of_a_header_or_command_is_rejected(place: str, nasty: str, make_letter: Any) -> None:
+def test_what_could_break_out_of_a_header_or_command_is_rejected(
+    place: str, nasty: str, make_letter: MakeLetter
+) -> None:
     fields: dict[str, dict[str, Any]] = {
         "subject": {"subject": nasty},
         "name": {"to": (Address(email="to@example.net", name=nasty),)},
@@ -188,23 +197,23 @@ def test_what_could_break_out_of_a_header_or_command_is_rejected(place: str, nas
 @pytest.mark.parametrize(
     "address", ["a b@example.net", "a@b> SIZE=1", "<a@example.net", "a@example.net,b@example.net", "a"]
 )
-def test_an_envelope_address_is_one_mailbox(address: str, make_letter: Any) -> None:
+def test_an_envelope_address_is_one_mailbox(address: str, make_letter: MakeLetter) -> None:
     with pytest.raises(MailRejected):
         Transaction.of(make_letter(bcc=(Address(email=address),)))
 
 
 @pytest.mark.parametrize("name", ["Bcc", "to", "Content-Type", "X-Postman-Id", "Subject", "Message-ID"])
-def test_headers_that_are_ours_cannot_be_set(name: str, make_letter: Any) -> None:
+def test_headers_that_are_ours_cannot_be_set(name: str, make_letter: MakeLetter) -> None:
     with pytest.raises(MailRejected, match="is set by Postman"):
         render(make_letter(headers={name: "x"}))
 
 
-def test_a_body_with_half_a_character_is_rejected(make_letter: Any) -> None:
+def test_a_body_with_half_a_character_is_rejected(make_letter: MakeLetter) -> None:
     with pytest.raises(MailRejected, match="half a character"):
         render(make_letter(content=(Content(type="text/plain", value="\ud800"),)))
 
 
-def test_an_encoded_word_in_a_subject_stays_text(make_letter: Any) -> None:
+def test_an_encoded_word_in_a_subject_stays_text(make_letter: MakeLetter) -> None:
     subject = "=?utf-8?q?a=0D=0ABcc:_evil=40example.org?="
     message = render(make_letter(subject=subject))
     assert decoded(dict(fields_of(message))["Subject"]) == subject
@@ -243,10 +252,8 @@ def test_two_parsers_read_back_exactly_the_headers_that_were_asked(subject: str,
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.text(st.sampled_from("a.=\r\n \té€=_-"), max_size=300) | st.text(max_size=300))
+@given(st.text(st.sampled_from("a.=\r\n \té€=_-"), max_size=300) | st.text(st.characters(codec="utf-8"), max_size=300))
 def test_a_body_is_read_back_with_its_line_breaks_made_crlf(text: str) -> None:
-    if not text.encode(errors="replace").decode() == text:
-        return
     message = Transaction.of(_letter(content=(Content(type="text/plain", value=text),))).message
     head, _, body = message.partition(b"\r\n\r\n")
     assert b"\r\n.\r\n" not in message

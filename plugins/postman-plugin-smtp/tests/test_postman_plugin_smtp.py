@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from postman.provider import LiveCheck, ProviderMisconfigured, ProviderUnavailab
 from postman.secret import Secret
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
 from postman.wire import ClientFactory
-from postman_plugin_smtp import SmtpSettings, open_smtp, postman_register
+from postman_plugin_smtp import SmtpProvider, SmtpSettings, open_smtp, postman_register
+
+type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 USER: dict[str, Any] = {"username": "user", "password": Secret("hunter2")}
 
@@ -63,7 +67,7 @@ async def test_a_ca_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -
                 pass
 
 
-async def test_the_live_check_signs_in_and_sends_no_mail(open_provider: Any) -> None:
+async def test_the_live_check_signs_in_and_sends_no_mail(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server, open_provider(server.port, **USER) as provider:
         assert isinstance(provider, LiveCheck)
         assert await provider.check() == f"127.0.0.1:{server.port} is ready (none, signed in)"
@@ -81,7 +85,7 @@ async def test_the_live_check_signs_in_and_sends_no_mail(open_provider: Any) -> 
     ],
 )
 async def test_the_live_check_ends_as_a_letter_would(
-    moment: str, act: Act, end: type[Exception], open_provider: Any
+    moment: str, act: Act, end: type[Exception], open_provider: OpenProvider
 ) -> None:
     async with open_smtp_fault_server({moment: act}) as server, open_provider(server.port, **USER) as provider:
         with pytest.raises(end) as caught:
@@ -90,14 +94,14 @@ async def test_the_live_check_ends_as_a_letter_would(
     assert "hunter2" not in str(caught.value)
 
 
-async def test_auth_login_is_spoken_where_plain_is_not_offered(open_provider: Any) -> None:
+async def test_auth_login_is_spoken_where_plain_is_not_offered(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server, open_provider(server.port, **USER) as provider:
         server.extensions = ("AUTH=LOGIN CRAM-MD5",)
         await provider.check()
     assert server.heard[1:4] == ["AUTH LOGIN", "dXNlcg==", "aHVudGVyMg=="]
 
 
-async def test_no_password_is_sent_where_neither_plain_nor_login_is_offered(open_provider: Any) -> None:
+async def test_no_password_is_sent_where_neither_plain_nor_login_is_offered(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server, open_provider(server.port, **USER) as provider:
         server.extensions = ("AUTH CRAM-MD5",)
         with pytest.raises(ProviderMisconfigured, match="neither AUTH PLAIN nor LOGIN"):

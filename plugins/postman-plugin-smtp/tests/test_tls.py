@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,14 @@ import pytest
 import trio
 import trustme
 
+from postman.mail import Letter
 from postman.provider import Attempt, NotAccepted, Phase, ProviderMisconfigured, ProviderUnavailable, Receipt
 from postman.secret import Secret
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
+from postman_plugin_smtp import SmtpProvider
+
+type MakeLetter = Callable[..., Letter]
+type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 USER: dict[str, Any] = {"username": "user", "password": Secret("password")}
 
@@ -30,8 +36,8 @@ async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
     security: str,
     authority: trustme.CA,
     ca_file: str,
-    open_provider: Any,
-    make_letter: Any,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
 ) -> None:
     names: list[str | None] = []
@@ -67,8 +73,8 @@ async def test_a_failing_starttls_is_never_followed_by_clear_text(
     end: type[NotAccepted],
     authority: trustme.CA,
     ca_file: str,
-    open_provider: Any,
-    make_letter: Any,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
 ) -> None:
     attempt = make_attempt()
@@ -83,7 +89,7 @@ async def test_a_failing_starttls_is_never_followed_by_clear_text(
 
 
 async def test_a_server_without_starttls_is_misconfigured(
-    open_provider: Any, make_letter: Any, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
 ) -> None:
     async with (
         open_smtp_fault_server() as server,
@@ -98,11 +104,11 @@ async def test_a_server_without_starttls_is_misconfigured(
 @pytest.mark.parametrize("flaw", ["expired", "wrong name", "unknown authority"])
 async def test_a_certificate_that_does_not_fit_is_misconfigured(
     flaw: str,
-    implicit: bool,  # noqa: FBT001  # a parameter of the matrix
+    implicit: bool,  # a parameter of the matrix
     authority: trustme.CA,
     ca_file: str,
-    open_provider: Any,
-    make_letter: Any,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
 ) -> None:
     certificate = {
@@ -124,8 +130,8 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
 async def test_tls_1_1_is_not_spoken(
     authority: trustme.CA,
     ca_file: str,
-    open_provider: Any,
-    make_letter: Any,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
 ) -> None:
     tls = _side(authority.issue_cert("127.0.0.1"))
