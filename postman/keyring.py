@@ -122,7 +122,7 @@ class Keyring:
 
 
 class _Bucket:
-    """A token bucket: `rate` a second, and at most `max(rate, batch)` at once."""
+    """A token bucket: `rate` a second, `max(rate, batch)` at once; a larger request is granted when it is full."""
 
     def __init__(self, rate: float, batch: int, now: float) -> None:
         self.rate = rate
@@ -133,8 +133,9 @@ class _Bucket:
     def spend(self, tokens: int, now: float) -> float:
         self._left = min(self._most, self._left + (now - self._at) * self.rate)
         self._at = now
-        if self._left < tokens:
-            return (tokens - self._left) / self.rate
+        missing = min(tokens, self._most) - self._left
+        if missing > 0:
+            return missing / self.rate
         self._left -= tokens
         return 0.0
 
