@@ -264,9 +264,12 @@ def _drop_repeated(read: dict[str, Any]) -> None:
     """The same address twice in one mail: the first stays. So `to` never becomes empty."""
     seen: set[str] = set()
     for field in ("to", "cc", "bcc"):
-        first = {address.email: address for address in reversed(read.get(field, ())) if address.email not in seen}
-        read[field] = tuple(reversed(first.values()))
-        seen |= first.keys()
+        kept = []
+        for address in read.get(field, ()):
+            if address.email not in seen:
+                seen.add(address.email)
+                kept.append(address)
+        read[field] = tuple(kept)
 
 
 def _body_flaw(body: str) -> str | None:
