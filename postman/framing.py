@@ -1,0 +1,89 @@
+"""What we take for an HTTP request: h11, without what a proxy before us could read differently, and with limits."""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+MAX_HEADERS = 65_536
+"""Bytes of a request line with its headers; beyond: 431."""
+
+_LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, or a folded header
+_AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+
+
+class Framing(h11.Connection):
+    """h11 without what a proxy before us could read differently, and with an end to bodies.
+
+    A refusal is a RemoteProtocolError: hypercorn answers with its status and closes.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEADERS)
+        self._max_body = max_body
+        self._left = 0
+        self._chunked = False
+        self._recent = b""
+        self._refusal: h11.RemoteProtocolError | None = None
+
+    @property
+    def has_request(self) -> bool:
+        """The client has sent its whole request."""
+        return self._refusal is None and self.their_state in {h11.DONE, h11.MUST_CLOSE}
+
+    def refuse(self, status: int) -> h11.RemoteProtocolError:
+        """Make this and every further look for an event end in a refusal."""
+        self._refusal = h11.RemoteProtocolError("refused", error_status_hint=status)
+        return self._refusal
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what was read; b"" for the end."""
+        self._recent = self._recent[-3:] + data
+        super().receive_data(data)
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
+        """Find the next event in what was read.
+
+        Raises:
+            h11.RemoteProtocolError: the request is refused.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self.their_state is h11.MUST_CLOSE:
+            return h11.NEED_DATA  # h11 would refuse what follows, in place of the answer to the request in hand
+        buffered = self.trailing_data[0] if self.their_state is h11.IDLE else b""
+        event = super().next_event()
+        match event:
+            case h11.Request():
+                return self._checked(event, buffered[: len(buffered) - len(self.trailing_data[0])])
+            case h11.Data():
+                self._left -= len(event.data)
+                if self._left < 0:
+                    raise self.refuse(413)
+            case h11.EndOfMessage() if self._chunked:
+                end = len(self._recent) - len(self.trailing_data[0])
+                if not self._recent[:end].endswith(b"\r\n\r\n"):
+                    raise self.refuse(400)
+        return event
+
+    def _checked(self, request: h11.Request, raw: bytes) -> h11.Request:
+        headers = dict(request.headers)
+        self._chunked = b"transfer-encoding" in headers
+        self._left = self._max_body
+        target = _AUTHORITY.sub(b"", request.target, count=1)
+        if len(raw) > MAX_HEADERS:
+            raise self.refuse(431)
+        if request.http_version not in {b"1.0", b"1.1"}:
+            raise self.refuse(505)
+        if _LOOSE_LINE.search(raw) or not target.startswith(b"/"):
+            raise self.refuse(400)
+        if self._chunked and (b"content-length" in headers or request.http_version == b"1.0"):
+            raise self.refuse(400)
+        if int(headers.get(b"content-length", 0)) > self._max_body:
+            raise self.refuse(413)
+        if target == request.target and b"upgrade" not in headers:
+            return request
+        # HTTP/1.1 lets a server pass over an Upgrade. Hypercorn would take h2c and websockets, with all their code.
+        kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        return h11.Request(method=request.method, target=target, headers=kept, http_version=request.http_version)
