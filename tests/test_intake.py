@@ -1,0 +1,204 @@
+"""Mails become letters: the commit is the promise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock
+
+from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
+from postman.flake import Flake
+from postman.intake import MINTINGS, PUT_TIMEOUT, Intake, size_of
+from postman.ledger import Accepted, Filter, Row
+from postman.ledgers.memory import MemoryLedger
+from postman.mail import Address, Content, Id, Letter, Mail, Priority
+from postman.queue import MAX_DELAY, Note
+from postman.queues.memory import MemoryQueue, memory_queue
+
+NOW = 1_800_000_000.0
+MAIL = Mail(
+    to=(Address(email="ann@example.com"),),
+    from_=Address(email="shop@example.org"),
+    subject="Your order",
+    content=(Content(type="text/plain", value="It is on its way."),),
+)
+PRINT = b"f" * 32
+
+
+class OddLedger(MemoryLedger):
+    """Raises what it is told: before it has accepted, after it, and when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: list[Exception] = []
+        self.after: list[Exception] = []
+        self.reading: list[Exception] = []
+        self.noted = False
+
+    async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
+        if self.before:
+            raise self.before.pop(0)
+        accepted = await super().accept(letters, client, key, fingerprint)
+        if self.after:
+            raise self.after.pop(0)
+        return msgspec.structs.replace(accepted, noted=self.noted)
+
+    async def read(self, id: Id, client: str | None) -> Row | None:
+        if self.reading:
+            raise self.reading.pop(0)
+        return await super().read(id, client)
+
+
+class WatchedQueue:
+    """Remembers what is put; fails or hangs if told to."""
+
+    durable = shared = False
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self.puts: list[tuple[float, list[Note]]] = []
+        self.error: Exception | None = None
+        self.hangs = False
+        self.take, self.ack, self.release = queue.take, queue.ack, queue.release
+        self.bury, self.statistics = queue.bury, queue.statistics
+
+    async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.hangs:
+            await trio.sleep_forever()
+        if self.error:
+            raise self.error
+        self.puts.append((delay, list(notes)))
+
+
+class Desk:
+    def __init__(self, queue: MemoryQueue) -> None:
+        self.ledger = OddLedger()
+        self.queue = WatchedQueue(queue)
+        self.intake = Intake(self.ledger, self.queue, Flake(1), wall=lambda: NOW)
+
+    async def accept(self, *mails: Mail, key: str | None = None) -> Accepted:
+        return await self.intake.accept(mails or (MAIL,), "shop", key, PRINT)
+
+    async def rows(self) -> list[Id]:
+        return [row.id for row in await self.ledger.find(Filter(), None, 100)][::-1]
+
+    @property
+    def noted(self) -> list[Id]:
+        return [note.id for _, notes in self.queue.puts for note in notes]
+
+
+@pytest.fixture
+async def desk() -> AsyncGenerator[Desk]:
+    async with memory_queue(60) as queue:
+        yield Desk(queue)
+
+
+def later(seconds: float) -> Mail:
+    return msgspec.structs.replace(MAIL, send_at=datetime.fromtimestamp(NOW, UTC) + timedelta(seconds=seconds))
+
+
+async def test_letters_are_stored_in_order_and_their_notes_put(desk: Desk) -> None:
+    bulk = msgspec.structs.replace(MAIL, priority=Priority.BULK)
+    accepted = await desk.accept(MAIL, bulk)
+    assert list(accepted.ids) == await desk.rows() == desk.noted == sorted(desk.noted)
+    assert [note.lane for note in desk.queue.puts[0][1]] == [1, 2]
+    assert [note.size for note in desk.queue.puts[0][1]] == [size_of(MAIL)] * 2
+
+
+async def test_notes_are_put_by_their_delay_and_those_of_far_letters_not_yet(desk: Desk) -> None:
+    accepted = await desk.accept(MAIL, later(60), later(MAX_DELAY), later(MAX_DELAY + 1), later(-60), later(60))
+    now1, in60, at_most, _far, past, in60_too = accepted.ids
+    put = {delay: [note.id for note in notes] for delay, notes in desk.queue.puts}
+    assert put == {0.0: [now1, past], 60.0: [in60, in60_too], MAX_DELAY: [at_most]}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("the queue is down"), StoreFull("full"), RuntimeError("a bug")])
+async def test_a_queue_that_fails_changes_nothing_about_the_promise(desk: Desk, error: Exception) -> None:
+    desk.queue.error = error
+    accepted = await desk.accept()
+    assert list(accepted.ids) == await desk.rows()
+
+
+async def test_a_queue_that_hangs_keeps_the_client_waiting_for_seconds_only(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    desk.queue.hangs = True
+    begin = trio.current_time()
+    assert list((await desk.accept()).ids) == await desk.rows()
+    assert trio.current_time() - begin == pytest.approx(PUT_TIMEOUT)
+    assert autojump_clock.autojump_threshold == 0
+
+
+async def test_a_client_that_goes_away_leaves_its_mails_stored_whole_and_noted(desk: Desk) -> None:
+    with trio.CancelScope() as request:
+        request.cancel()
+        await desk.accept(MAIL, MAIL)
+    assert desk.noted == await desk.rows()
+    assert len(desk.noted) == 2
+
+
+async def test_notes_that_the_ledger_put_are_not_put_again(desk: Desk) -> None:
+    desk.ledger.noted = True
+    await desk.accept()
+    assert desk.queue.puts == []
+
+
+async def test_a_replay_mints_and_puts_nothing(desk: Desk) -> None:
+    first = await desk.accept(key="k")
+    again = await desk.accept(key="k")
+    assert (again.ids, again.replayed) == (first.ids, True)
+    assert len(desk.queue.puts) == 1
+    assert len(await desk.rows()) == 1
+
+
+async def test_ids_that_are_taken_are_minted_anew(desk: Desk) -> None:
+    desk.ledger.before = [IdTaken("taken")] * (MINTINGS - 1)
+    assert list((await desk.accept()).ids) == await desk.rows()
+
+
+async def test_ids_that_stay_taken_are_an_error_that_names_the_cure(desk: Desk) -> None:
+    desk.ledger.before = [IdTaken("taken")] * MINTINGS
+    with pytest.raises(StoreUnavailable, match="node number"):
+        await desk.accept()
+
+
+async def test_a_commit_without_an_answer_that_happened_is_accepted(desk: Desk) -> None:
+    desk.ledger.after = [StoreUnavailable("the answer was lost", may_have_happened=True)]
+    accepted = await desk.accept(MAIL, MAIL)
+    assert list(accepted.ids) == await desk.rows() == desk.noted
+
+
+async def test_a_commit_without_an_answer_that_did_not_happen_is_surely_not_accepted(desk: Desk) -> None:
+    desk.ledger.before = [StoreUnavailable("the answer was lost", may_have_happened=True)]
+    with pytest.raises(StoreUnavailable) as caught:
+        await desk.accept()
+    assert not caught.value.may_have_happened
+    assert desk.queue.puts == []
+
+
+async def test_the_fate_of_a_commit_is_looked_for_more_than_once(desk: Desk, autojump_clock: MockClock) -> None:
+    desk.ledger.after = [StoreUnavailable("the answer was lost", may_have_happened=True)]
+    desk.ledger.reading = [StoreUnavailable("not yet"), StoreUnavailable("not yet")]
+    assert list((await desk.accept()).ids) == await desk.rows()
+    assert autojump_clock.autojump_threshold == 0
+
+
+async def test_a_fate_that_nobody_can_tell_is_told_as_such(desk: Desk, autojump_clock: MockClock) -> None:
+    desk.ledger.after = [StoreUnavailable("the answer was lost", may_have_happened=True)]
+    desk.ledger.reading = [StoreUnavailable("down")] * 9
+    with pytest.raises(StoreUnavailable) as caught:
+        await desk.accept()
+    assert caught.value.may_have_happened
+    assert autojump_clock.autojump_threshold == 0
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), StoreFull("full"), KeyReused("reused")])
+async def test_what_was_not_accepted_is_not_noted(desk: Desk, error: Exception) -> None:
+    desk.ledger.before = [error]
+    with pytest.raises(type(error)):
+        await desk.accept()
+    assert desk.queue.puts == []
