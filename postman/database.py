@@ -62,7 +62,7 @@ CHECKPOINT_PAGES: Final = 1_000
 CHECKPOINT_PAGES_AT_MOST: Final = 16_000
 """Under load that other thread never reaches the end of the log; from here on the writer itself makes the last step."""
 BATCH: Final = 1_000
-ROWS_PER_STATEMENT: Final = (50, 1)
+ROWS_PER_STATEMENT: Final = (64, 8, 1)
 
 
 class Participant(Protocol):

@@ -237,16 +237,17 @@ def _decide(row: Row, policy: Policy, now: Now) -> Row:
 
 
 def _requeue(row: Row, provider: str, end: End, policy: Policy, now: Now) -> Row:
-    """Back to the queue after a call that was surely not accepted."""
+    """Back to the queue after a call that was surely not accepted. The note of a letter in doubt may be gone."""
+    noted = row.state is State.SENDING
     if end.kind is EndKind.UNSENT:
-        row = msgspec.structs.replace(row, due=now.wall)
+        row = msgspec.structs.replace(row, due=now.wall, put=noted and row.put)
         return _enter(row, now, State.QUEUED, end.reason, provider, end.phase)
     if row.attempts >= policy.max_attempts:
         reason = f"given up after {row.attempts} attempts: {end.reason}"
         return _enter(row, now, State.FAILED, reason, provider, end.phase)
     least = 0.0 if end.retry_after is None else min(max(end.retry_after, RETRY_AFTER_BOUNDS[0]), RETRY_AFTER_BOUNDS[1])
     wait = max(least, backoff(row))
-    row = msgspec.structs.replace(row, due=now.wall + wait, tries=row.tries + 1, put=wait <= MAX_DELAY)
+    row = msgspec.structs.replace(row, due=now.wall + wait, tries=row.tries + 1, put=noted and wait <= MAX_DELAY)
     return _enter(row, now, State.QUEUED, end.reason, provider, end.phase)
 
 

@@ -33,7 +33,9 @@ NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 """States as the file has them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
 
 CACHED: Final = 4_096
-"""Rows kept in memory, so that the few writes of a letter's life need no reading in between."""
+"""So many rows that have not ended are kept in memory: the oldest, since they are the next to be read."""
+CACHED_BODY: Final = 8_192
+"""Bytes; bodies up to this are kept with their rows until they are claimed."""
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
 
@@ -62,7 +64,7 @@ class SqliteRows:
         self.policy = policy
         self._database = database
         self._sql = database.connection
-        self._cache: dict[Id, Row] = {}
+        self._cache: dict[Id, tuple[Row, bytes | None]] = {}
         self._added: dict[Id, rows.Parcel] = {}
         self._changed: dict[Id, Row] = {}
         self._bodiless: list[Id] = []
@@ -83,22 +85,22 @@ class SqliteRows:
     def flush(self) -> None:
         """See `Participant.flush`."""
         write = self._database.write_rows
-        added = [(key_of(id), self._changed.pop(id, parcel.row), parcel) for id, parcel in self._added.items()]
+        added = [
+            (key_of(id), self._changed.pop(id, parcel.row), parcel.body, [hash_of(label) for label in parcel.labels])
+            for id, parcel in self._added.items()
+        ]
         write(
             "INSERT INTO letter (key, client, labels, state, due, wake, put, row) VALUES ",
             "(?, ?, ?, ?, ?, ?, ?, ?)",
             "",
-            [
-                (key, row.client, b"".join(map(hash_of, parcel.labels)), *self._columns(row))
-                for key, row, parcel in added
-            ],
+            [(key, row.client, b"".join(hashes), *self._columns(row)) for key, row, _, hashes in added],
         )
-        write("INSERT INTO body (key, letter) VALUES ", "(?, ?)", "", [(key, parcel.body) for key, _, parcel in added])
+        write("INSERT INTO body (key, letter) VALUES ", "(?, ?)", "", [(key, body) for key, _, body, _ in added])
         write(
             "INSERT INTO label (hash, key) VALUES ",
             "(?, ?)",
             "",
-            [(hash_of(label), key) for key, _, parcel in added for label in parcel.labels],
+            [(hash, key) for key, _, _, hashes in added for hash in hashes],
         )
         write(
             "UPDATE letter SET state = new.column2, due = new.column3, wake = new.column4, put = new.column5, "
@@ -110,6 +112,9 @@ class SqliteRows:
         write("DELETE FROM body WHERE key IN (", "?", ")", [(key_of(id),) for id in self._bodiless])
         if self._doubled != self._committed[1]:
             self._sql.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('doubled', ?)", (self._doubled,))
+        for row in [*self._changed.values(), *(row for _, row, _, _ in added)]:
+            if row.state.ended or len(self._cache) > CACHED:
+                self._cache.pop(row.id, None)
         self._added, self._changed, self._bodiless = {}, {}, []
 
     def forget(self) -> None:
@@ -120,8 +125,6 @@ class SqliteRows:
     def kept(self) -> Sequence[Callable[[], None]]:
         """See `Participant.kept`."""
         self._committed = self._counts.copy(), self._doubled
-        for id in list(islice(self._cache, max(0, len(self._cache) - CACHED))):
-            del self._cache[id]
         return ()
 
     # Rows
@@ -132,11 +135,18 @@ class SqliteRows:
 
     def get(self, id: Id) -> Row | None:
         """See `Rows.get`."""
-        row = self._cache.get(id)
-        if row is None:
-            row = next(self._rows("WHERE key = ?", key_of(id)), None)
-            if row is not None:
-                self._cache[id] = row
+        if id in self._cache:
+            return self._cache[id][0]
+        found = self._sql.execute(
+            "SELECT row, CASE WHEN length(letter) <= ? THEN letter END "
+            "FROM letter LEFT JOIN body USING (key) WHERE key = ?",
+            (CACHED_BODY, key_of(id)),
+        ).get
+        if found is None:
+            return None
+        row, body = _decoder.decode(found[0]), found[1]
+        if not row.state.ended and len(self._cache) < CACHED:
+            self._cache[id] = row, body
         return row
 
     def known(self, id: Id) -> bool:
@@ -145,21 +155,27 @@ class SqliteRows:
 
     def body(self, id: Id) -> bytes:
         """See `Rows.body`."""
+        row, body = self._cache.get(id, (None, None))
+        if row is not None and body is not None:
+            self._cache[id] = row, None
+            return body
         if id in self._added:
             return self._added[id].body
-        body: bytes = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
-        return body
+        stored: bytes = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
+        return stored
 
     def add(self, parcel: rows.Parcel) -> None:
         """See `Rows.add`."""
         row = parcel.row
         self._added[row.id] = parcel
-        self._cache[row.id] = row
+        self._cache[row.id] = row, parcel.body if row.size <= CACHED_BODY else None
         self._counts[row.state] += 1
 
     def write(self, row: Row, before: Row) -> None:
         """See `Rows.write`."""
-        self._cache[row.id] = self._changed[row.id] = row
+        _, body = self._cache.get(row.id, (None, None))
+        self._cache[row.id] = row, body
+        self._changed[row.id] = row
         self._counts[before.state] -= 1
         self._counts[row.state] += 1
         self._doubled += (row.receipts > 1) - (before.receipts > 1)

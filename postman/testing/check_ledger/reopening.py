@@ -1,0 +1,45 @@
+"""Checks of what must survive: `open_ledger` is called several times, always for the same store."""
+
+from __future__ import annotations
+
+from postman.errors import IdTaken
+from postman.ledger import Filter, State
+from postman.provider import Receipt
+from postman.testing.check_ledger.scene import LedgerCheck, OpenLedger, expect, open_scene
+from postman.testing.standing_clock import StandingClock
+
+
+async def everything_is_there_after_reopening(open_ledger: OpenLedger) -> None:
+    clock = StandingClock()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        ids = {state: await scene.bring(state) for state in State if state is not State.SENDING}
+        rows = [await scene.row(id) for id in ids.values()]
+        await scene.ledger.settle(ids[State.SENT], Receipt(), "webhook")
+        doubled = await scene.row(ids[State.SENT])
+        letter = scene.letter(tags=("a",))
+        accepted = await scene.ledger.accept([letter], "shop", "key", b"body")
+        await scene.ledger.pause("lamda", "olga")
+        statistics = await scene.ledger.statistics()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        for row in rows:
+            assert await scene.row(row.id) == (doubled if row.id == doubled.id else row)
+        assert await scene.ledger.statistics() == statistics
+        assert (await scene.ledger.accept([scene.letter()], "shop", "key", b"body")).ids == accepted.ids
+        assert [row.id for row in await scene.ledger.find(Filter(tag="a"), None, 10)] == [letter.id]
+        assert [pause.who for pause in await scene.ledger.pauses()] == ["olga"]
+        assert (await scene.claim(letter.id)).letter == letter
+
+
+async def an_id_stays_taken_after_reopening(open_ledger: OpenLedger) -> None:
+    async with open_scene(open_ledger) as scene:
+        letter = scene.letter()
+        await scene.accept(letter)
+    async with open_scene(open_ledger) as scene:
+        fresh = scene.letter()
+        with expect(IdTaken):
+            await scene.accept(fresh, letter)
+        assert await scene.ledger.read(fresh.id, None) is None
+        assert (await scene.ledger.statistics()).states == {State.QUEUED: 1}
+
+
+CHECKS: tuple[LedgerCheck, ...] = (everything_is_there_after_reopening, an_id_stays_taken_after_reopening)
