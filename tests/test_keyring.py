@@ -191,7 +191,8 @@ def test_these_can_be_reached_from_this_machine_alone(bind: str) -> None:
     "bind",
     [
         "0.0.0.0:8901", "[::]:8901", ":8901", "", "10.0.0.1:80", "192.168.0.1:80", "example.com:80",
-        "localhost.evil.com:80", "127.0.0.1.evil.com", "127.0.0.1:80:90", "[::1", "127.1:80", "2130706433:80", "localhost:x",
+        "localhost.evil.com:80", "127.0.0.1.evil.com", "127.0.0.1:80:90", "[::1", "127.1:80",
+        "2130706433:80", "localhost:x",
     ],
 )  # fmt: skip  # a table
 def test_these_may_be_reached_by_others_and_need_keys(bind: str) -> None:
