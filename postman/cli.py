@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import click
+import msgspec
 import trio
 
 from postman import counter, demo, logs, registry, service
 from postman.client import Unreachable
-from postman.config import load
+from postman.config import Name, load
 from postman.counter import config_option, json_option, show
 from postman.errors import ConfigError, PostmanError, ProviderError
 from postman.keyring import new_key
@@ -74,6 +74,7 @@ def demo_command() -> int:
 @json_option
 def check(config: Path, live: bool, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
     """Say what is wrong with the configuration and its plugins. Opens nothing, unless --live."""
+    logs.configure("warning")
     setup = registry.set_up(load(config))
     found: list[dict[str, object]] = []
     for provider in setup.providers:
@@ -116,13 +117,20 @@ def plugins(as_json: bool) -> int:  # noqa: FBT001  # click passes by name
     return GOOD
 
 
+def _name(_context: click.Context, _option: click.Parameter, name: str) -> str:
+    try:
+        return msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise click.BadParameter("a name is 1 to 64 of A-Z, a-z, 0-9, dot, dash, underscore") from None
+
+
 @postman.group()
 def key() -> None:
     """API keys."""
 
 
 @key.command()
-@click.argument("name")
+@click.argument("name", callback=_name)
 def new(name: str) -> int:
     """Make a key for the client NAME. It is shown once; postman.toml keeps its digest alone."""
     made = new_key(name)
@@ -154,9 +162,6 @@ def _tell(error: BaseException) -> int | None:
         case click.ClickException():
             error.show()
             return WRONG_USE if isinstance(error, click.UsageError) else FAILED
-        case BrokenPipeError():  # the reader of our output has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return GOOD
         case PostmanError():
             click.echo(str(error), err=True)
             return {ConfigError: WRONG_USE, Unreachable: NO_SERVICE}.get(type(error), FAILED)

@@ -11,12 +11,12 @@ import logging
 import os
 import queue
 import select
-import sys
 import threading
-from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+STDERR = 2
 
 LONGEST = 2_000
 """Characters of a value in a log line; tracebacks may be longer."""
@@ -81,20 +81,15 @@ class Writer:
                 select.select([], [self._fd], [])
 
 
-def configure(level: str = "info", stream: TextIO | None = None, *, pretty: bool | None = None) -> Writer:
-    """Send all logs, those of libraries from warnings on, to `stream`.
+def configure(level: str = "info", *, pretty: bool | None = None) -> None:
+    """Send all logs of this process, those of libraries from warnings on, to stderr.
 
     Args:
-        level: debug, info, warning or error.
-        stream: stderr by default.
+        level: debug, info, warning, error or critical.
         pretty: for people, or JSON lines; None: for people when it is a terminal.
-
-    Returns:
-        The writer; it is closed at the end of the process.
     """
-    stream = stream or sys.stderr
-    pretty = stream.isatty() if pretty is None else pretty
-    writer = Writer(stream.fileno())
+    pretty = os.isatty(STDERR) if pretty is None else pretty
+    writer = Writer(STDERR)
     atexit.register(writer.close)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
@@ -119,14 +114,14 @@ def configure(level: str = "info", stream: TextIO | None = None, *, pretty: bool
         ),
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
-    return writer
 
 
 def sanitise(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
     """No control characters and no endless values, so that what somebody sent us cannot forge a line."""
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
     return {
-        key if key.isprintable() else _escape(key): _clean(value, 10 * LONGEST if key == "exception" else LONGEST)
-        for key, value in event.items()
+        _escape(key): _clean(value, 10 * LONGEST if key == "exception" else LONGEST)
+        for key, value in {**first, **event}.items()
     }
 
 

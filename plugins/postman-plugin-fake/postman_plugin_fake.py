@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
+import structlog
 import trio
 
 from postman.hookspecs import hookimpl
@@ -32,6 +33,8 @@ from postman.provider import (
     Receipt,
     Refusal,
 )
+
+_log = structlog.get_logger()
 
 Outcome = Literal[
     "accept",  # a receipt
@@ -204,6 +207,7 @@ def _append(path: Path, line: bytes, fsync: bool = False) -> None:  # noqa: FBT0
 @asynccontextmanager
 async def _open_fake(settings: FakeSettings, surroundings: Surroundings) -> AsyncIterator[Fake]:
     await trio.lowlevel.checkpoint()
+    _log.warning("a fake delivers nothing", provider=surroundings.name)
     yield Fake(surroundings.name, settings)
 
 

@@ -1,0 +1,165 @@
+"""The commands that need no service, and what every command ends with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from postman.cli import main
+from postman.config import load
+
+FAKE = '[[provider]]\nname = "primary"\nplugin = "fake"\n'
+
+
+def configured(directory: Path, text: str = FAKE) -> list[str]:
+    path = directory / "postman.toml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return ["--config", str(path)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["serve"], ["demo"], ["check"], ["plugins"], ["status"], ["send"], ["mail"], ["release"], ["key", "new"]],
+)
+def test_every_command_has_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, "--help"]) == 0
+    assert "Usage: postman" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["serve", "--fast"], ["serve", "--log-level", "loud"], ["key"]])
+def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert "Usage: postman" in capsys.readouterr().err
+
+
+def ran(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own, because it says how that process logs."""
+    return subprocess.run(
+        [sys.executable, "-m", "postman", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_wrong_configuration_ends_with_2_and_is_told_without_a_traceback(command: str, tmp_path: Path) -> None:
+    ended = ran(command, *configured(tmp_path, FAKE.replace("fake", "fkae")))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(
+        "postman.toml: [[provider]] #1 \"primary\": no plugin named 'fkae'; did you mean 'fake'?"
+    )
+    ended = ran(command, "--config", str(tmp_path / "nothing.toml"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{tmp_path}/nothing.toml does not exist")
+
+
+def test_check_opens_nothing(tmp_path: Path) -> None:
+    ended = ran("check", *configured(tmp_path, FAKE + 'settings = { file = "sent.jsonl" }\n'))
+    assert ended.stdout.split() == ["primary", "good", "configured"]
+    assert [path.name for path in tmp_path.iterdir()] == ["postman.toml"]
+
+
+def test_check_live_asks_each_provider_and_ends_with_1_when_one_is_not_well(tmp_path: Path) -> None:
+    assert ran("check", "--live", *configured(tmp_path)).returncode == 0
+    text = (
+        f'{FAKE}[[provider]]\nname = "real"\nplugin = "sendgrid"\n'
+        'settings = { api-key = { env = "A_KEY" }, base-url = "http://127.0.0.1:1" }\n'
+    )
+    ended = ran("check", "--live", "--json", *configured(tmp_path, text), A_KEY="a-canary")
+    assert ended.returncode == 1
+    document = json.loads(ended.stdout)
+    assert [provider["good"] for provider in document["providers"]] == [True, False]
+    assert document["providers"][0]["said"] == "a fake: delivers nothing"
+    assert "canary" not in ended.stdout + ended.stderr
+
+
+def test_plugins_are_listed_with_their_distributions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--json"]) == 0
+    found = {
+        (plugin["kind"], plugin["name"]): plugin["from"] for plugin in json.loads(capsys.readouterr().out)["plugins"]
+    }
+    assert found["ledger", "sqlite"][0].startswith("postman-mail ")
+    assert found["provider", "lamda"][0].startswith("postman-plugin-fake ")
+
+
+def test_a_directory_of_plugins_that_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--plugins", str(tmp_path / "nothing"), "plugins"]) == 2
+    assert "no such directory of plugins" in capsys.readouterr().err
+
+
+def test_a_new_key_is_shown_with_the_lines_for_postman_toml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "new", "shop"]) == 0
+    out = capsys.readouterr().out
+    token = next(word for word in out.split() if word.startswith("pm_live_"))
+    lines = out[out.index("[[http.key]]") :]
+    assert tomllib.loads(lines)["http"]["key"][0]["sha256"] == hashlib.sha256(token.encode()).hexdigest()
+    assert load(Path(configured(tmp_path, lines + FAKE)[1])).config.http.key[0].name == "shop"
+
+
+def test_a_key_for_a_name_that_cannot_be_one_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "new", 'x"\nscopes = ["admin"]']) == 2
+    assert "1 to 64 of" in capsys.readouterr().err
+
+
+def program(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "postman", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_ctrl_c_while_serving_is_quiet_and_good(tmp_path: Path) -> None:
+    text = f'[http]\nbind = "127.0.0.1:0"\n[delivery]\ngrace = 1\n{FAKE}'
+    with program("serve", *configured(tmp_path, text)) as process:
+        assert process.stderr
+        events = []
+        while "ready" not in events:
+            events.append(json.loads(process.stderr.readline())["event"])
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert out == ""
+    assert "Traceback" not in err
+    assert any("a fake delivers nothing" in event for event in events)
+    assert {path.stat().st_mode & 0o077 for path in tmp_path.iterdir()} == {0}
+
+
+def test_an_output_that_nobody_reads_any_more_is_told_to_nobody() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "postman", "plugins"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_ctrl_c_in_the_middle_of_a_question_is_quiet() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with program("status", "--url", url) as process:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            connection.close()
+    assert process.returncode == 130
+    assert (out, err.strip()) == ("", "")

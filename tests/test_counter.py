@@ -1,0 +1,342 @@
+"""The commands that ask a service, against the real way in over HTTP."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from postman.cli import main
+from postman.config import Http, Key
+from postman.counter import PAGE, url_of
+from postman.endpoint import create_app
+from postman.errors import ConfigError
+from postman.flake import Flake
+from postman.intake import Intake
+from postman.keyring import Keyring, new_key
+from postman.ledger import Call, Claim, End, EndKind, Row, Verb
+from postman.ledgers.memory import MemoryLedger
+from postman.mail import Id
+from postman.query import MOST
+from postman.queues.memory import memory_queue
+from postman.server import Server, open_listeners
+from postman.testing.letters import a_letter
+
+POST = "send --from shop@example.com --to ann@example.org --subject Hello --text Body"
+
+
+@dataclass
+class Office:
+    """An office that does as it is told."""
+
+    well: bool = True
+    broken: str = ""
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def status(self) -> dict[str, Any]:
+        because = [] if self.well else ["Provider lamda is paused by ann; `postman resume lamda` ends that."]
+        return {"well": self.well, "because": because, "letters": {"sent": 3, "held": 0}}
+
+    def unready(self) -> str | None:
+        return None
+
+    async def pause(self, provider: str, who: str) -> bool:
+        self.asked.append((provider, who))
+        return provider in {"*", "lamda"}
+
+    async def resume(self, provider: str, who: str) -> bool:
+        return await self.pause(provider, who)
+
+    async def reload(self) -> dict[str, Any]:
+        if self.broken:
+            raise ConfigError(self.broken)
+        return {"kept": ["lamda"]}
+
+    async def wake(self, rows: Sequence[Row]) -> None:
+        pass
+
+
+@dataclass
+class Said:
+    """What a command said and ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:  # noqa: ANN401  # JSON
+        return json.loads(self.out)
+
+
+class House:
+    """A way in that listens, and a person at its counter."""
+
+    def __init__(self, url: str, ledger: MemoryLedger, office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+        self.url = url
+        self.ledger = ledger
+        self.office = office
+        self._capsys = capsys
+
+    async def say(self, line: str, *more: str) -> Said:
+        arguments = [*shlex.split(line), *more]
+        with trio.fail_after(30):
+            code = await trio.to_thread.run_sync(main, [arguments[0], "--url", self.url, *arguments[1:]])
+        captured = self._capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    async def sent(self, line: str = POST) -> str:
+        said = await self.say(line)
+        assert said.code == 0, said.err
+        return said.out.strip()
+
+    async def fill(self, count: int) -> list[str]:
+        """So many mails that came another way."""
+        accepted = await self.ledger.accept([a_letter(id) for id in range(1, count + 1)], "shop", None, b"")
+        return list(accepted.ids)
+
+    async def end(self, id: str, kind: EndKind) -> None:
+        claim = await self.ledger.claim(Id(id), [Call("lamda", "", 30)])
+        assert isinstance(claim, Claim)
+        await self.ledger.finish(claim, End(kind, "because of the test"))
+
+    async def held(self) -> str:
+        id = await self.sent()
+        await self.end(id, EndKind.UNKNOWN)
+        await self.ledger.act([Id(id)], Verb.DECIDE, "clerk")
+        return id
+
+
+async def keep_house(
+    http: Http, ledger: MemoryLedger, office: Office, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    async with memory_queue(60) as queue:
+        server = Server(await open_listeners(http.bind), http)
+        app = create_app(Intake(ledger, queue, Flake()), ledger, office, http, Keyring(http.key))
+        await server.serve(app, task_status=_Started(task_status, server.url))
+
+
+class _Started(trio.TaskStatus[None]):
+    def __init__(self, outer: trio.TaskStatus[str], url: str) -> None:
+        self._outer = outer
+        self._url = url
+
+    def started(self, value: None = None) -> None:  # the protocol's
+        self._outer.started(self._url)
+
+
+@pytest.fixture
+async def house(capsys: pytest.CaptureFixture[str], nursery: trio.Nursery) -> House:
+    ledger, office = MemoryLedger(), Office()
+    url: str = await nursery.start(partial(keep_house, Http(bind="127.0.0.1:0"), ledger, office))
+    return House(url, ledger, office, capsys)
+
+
+async def test_a_mail_made_of_options_is_accepted_and_its_id_printed(house: House, tmp_path: Path) -> None:
+    (tmp_path / "bill.pdf").write_bytes(b"%PDF")
+    id = await house.sent(f"{POST} --cc bob@example.org --html '<b>x</b>' --tag order --attach {tmp_path}/bill.pdf")
+    assert id.startswith("0x")
+    for query in ("--recipient bob@example.org", "--tag order"):
+        assert id in (await house.say(f"mail {query}")).out
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_mails_are_read_from_a_file_one_or_many(house: House, tmp_path: Path, *, wrap: bool) -> None:
+    mail: Mapping[str, Any] = {
+        "to": [{"email": "ann@example.org"}],
+        "from": {"email": "shop@example.com"},
+        "subject": "",
+        "content": [{"type": "text/plain", "value": "x"}],
+    }
+    file = tmp_path / "mails.json"
+    file.write_text(json.dumps([mail, mail] if wrap else mail))
+    said = await house.say(f"send {file} --json")
+    assert said.code == 0
+    assert len(said.document["tracking-ids"]) == (2 if wrap else 1)
+
+
+async def test_a_wrong_mail_names_every_bad_place_and_ends_with_1(house: House) -> None:
+    said = await house.say("send --from shop --to ann --to bob@example.org --text x")
+    assert said.code == 1
+    assert said.out == ""
+    assert "[0].to[0].email" in said.err
+    assert "[0].from.email" in said.err
+
+
+async def test_the_same_idempotency_key_gives_the_same_id(house: House) -> None:
+    line = f"{POST} --idempotency-key once"
+    assert await house.sent(line) == await house.sent(line)
+    assert await house.sent() != await house.sent()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "send",
+        "send --from a@example.org --to b@example.org",
+        "send - --subject both",
+        "release",
+        "release 0x0000000000000001 --all",
+        "release 0x0000000000000001 --state held",
+        "replay --all",
+        "cancel",
+        "mail --since yesterday",
+        "mail --state lost",
+        "mail --limit 0",
+    ],
+)
+async def test_wrong_use_ends_with_2_and_says_how(house: House, line: str) -> None:
+    said = await house.say(line)
+    assert said.code == 2
+    assert "Usage: postman" in said.err
+
+
+async def test_the_story_of_a_mail_is_told_with_what_can_be_done(house: House) -> None:
+    id = await house.held()
+    said = await house.say(f"mail {id}")
+    assert said.code == 0
+    assert "because of the test" in said.out
+    assert f"`postman release {id}`" in said.out
+    assert (await house.say(f"mail {id} --json")).document["state"] == "held"
+
+
+async def test_mails_are_listed_newest_first_page_by_page(house: House) -> None:
+    ids = await house.fill(2 * PAGE + 1)
+    newest = ids[::-1]
+    for limit in (1, PAGE, PAGE + 1, 2 * PAGE, 10 * PAGE):
+        said = await house.say(f"mail --json --limit {limit}")
+        assert [mail["tracking-id"] for mail in said.document["mails"]] == newest[:limit]
+    assert len((await house.say("mail --since 1h")).out.splitlines()) == 50
+    assert (await house.say("mail --state held")).out == ""
+
+
+@pytest.mark.parametrize(
+    ("verb", "state"), [("release", "queued"), ("discard", "cancelled"), ("settle", "sent"), ("replay", None)]
+)
+async def test_a_person_acts_on_one_mail_and_a_refusal_ends_with_1(house: House, verb: str, state: str | None) -> None:
+    id = await house.held()
+    said = await house.say(f"{verb} {id} 0x0000000000000001")
+    assert said.code == 1
+    assert "0x0000000000000001" in said.out
+    assert "it is unknown" in said.out
+    assert (await house.say(f"mail {id} --json")).document["state"] == (state or "held")
+
+
+async def test_a_person_acts_on_all_mails_that_fit(house: House) -> None:
+    held = {await house.held() for _ in range(3)}
+    other = await house.sent()
+    said = await house.say("release --all --state held --json")
+    assert said.code == 0
+    assert set(said.document["done"]) == held
+    assert other not in said.out
+    assert (await house.say("release --all --state held")).out == "no mail fits\n"
+
+
+async def test_more_mails_than_one_request_takes_are_acted_on_in_several(house: House) -> None:
+    ids = await house.fill(2 * MOST + 1)
+    said = await house.say("discard --json", *ids[: MOST + 1])
+    assert (said.code, len(said.document["done"])) == (0, MOST + 1)
+    said = await house.say("discard --all --state queued --json")
+    assert sorted(said.document["done"]) == ids[MOST + 1 :]
+
+
+async def test_rejected_mails_are_replayed(house: House) -> None:
+    id = await house.sent()
+    await house.end(id, EndKind.REJECTED)
+    assert (await house.say(f"replay {id}")).out == f"{id}  replay: done\n"
+
+
+async def test_a_queued_mail_is_cancelled_and_a_sent_one_is_not(house: House) -> None:
+    queued, sent = await house.sent(), await house.sent()
+    await house.end(sent, EndKind.ACCEPTED)
+    said = await house.say(f"cancel {queued} {sent}")
+    assert said.code == 1
+    assert said.out.splitlines() == [f"{queued}  cancel: done", f"{sent}  cancel: not done, it is sent"]
+
+
+async def test_status_tells_why_and_only_check_makes_it_an_exit_code(house: House) -> None:
+    assert (await house.say("status --check")).code == 0
+    house.office.well = False
+    said = await house.say("status")
+    assert said.code == 0
+    assert said.out.startswith("not well\n  Provider lamda is paused")
+    said = await house.say("status --check --json")
+    assert (said.code, said.document["well"]) == (1, False)
+
+
+async def test_providers_are_paused_and_resumed_one_or_all(house: House) -> None:
+    assert (await house.say("pause lamda")).out == "paused: lamda\n"
+    assert (await house.say("resume")).out == "resumed: all providers\n"
+    assert house.office.asked == [("lamda", "local"), ("*", "local")]
+    said = await house.say("pause nobody")
+    assert said.code == 1
+    assert "There is no provider of this name" in said.err
+
+
+async def test_a_reload_is_reported_and_a_failed_one_says_why(house: House) -> None:
+    assert (await house.say("reload")).out == "reloaded\n"
+    house.office.broken = "postman.toml: line 3"
+    said = await house.say("reload")
+    assert (said.code, said.out) == (1, "")
+    assert "postman.toml: line 3" in said.err
+
+
+async def test_the_key_is_taken_from_the_environment(
+    capsys: pytest.CaptureFixture[str], nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = new_key("shop")
+    digest = key.toml.split('sha256 = "')[1][:64]
+    http = Http(bind="127.0.0.1:0", key=(Key(name="shop", sha256=digest),))
+    url: str = await nursery.start(partial(keep_house, http, MemoryLedger(), Office()))
+    house = House(url, MemoryLedger(), Office(), capsys)
+    said = await house.say("status")
+    assert said.code == 1
+    assert "the key is taken from POSTMAN_KEY" in said.err
+    monkeypatch.setenv("POSTMAN_KEY", key.token)
+    assert (await house.say("status")).code == 0
+    said = await house.say("pause")
+    assert said.code == 1
+    assert "admin" in said.err
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[", "nonsense", "http://127.0.0.1:99999"])
+def test_a_service_that_is_not_there_ends_with_3(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--url", url]) == 3
+    assert url in capsys.readouterr().err
+
+
+def test_a_mail_whose_fate_is_not_known_can_be_sent_again_with_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*shlex.split(POST), "--url", "http://127.0.0.1:1", "--idempotency-key", "once"]) == 3
+    assert "Send it again with --idempotency-key once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:80", "http://127.0.0.1:80"),
+        ("[::1]:8901", "http://[::1]:8901"),
+        ("localhost:1", "http://localhost:1"),
+    ],
+)
+def test_the_address_of_the_service_is_in_postman_toml(tmp_path: Path, bind: str, url: str) -> None:
+    config = tmp_path / "postman.toml"
+    config.write_text(f'[http]\nbind = "{bind}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
+    config.chmod(0o600)
+    assert url_of(config) == url
+    assert url_of(tmp_path / "nothing") == "http://127.0.0.1:8901"
+
+
+@pytest.mark.parametrize(("bind", "url"), [("0.0.0.0:1", "http://127.0.0.1:1"), ("[::]:1", "http://[::1]:1")])
+def test_a_service_on_all_addresses_is_asked_on_this_machine(tmp_path: Path, bind: str, url: str) -> None:
+    config = tmp_path / "postman.toml"
+    key = '[[http.key]]\nname = "a"\nsha256 = "' + "0" * 64
+    config.write_text(f'[http]\nbind = "{bind}"\n{key}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
+    config.chmod(0o600)
+    assert url_of(config) == url
