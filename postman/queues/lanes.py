@@ -67,6 +67,8 @@ class Lanes:
         self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
         self._alarm = trio.Event()
         self._alarm_at = math.inf
+        for lane in self._lanes:
+            lane.refill_if_low()
 
     def time(self) -> float:
         """The queue's own time in seconds: never goes back, never jumps."""
@@ -74,8 +76,6 @@ class Lanes:
 
     async def run(self) -> None:
         """Wake takers when a delay or a lease is over. Runs as long as the queue is open."""
-        for lane in self._lanes:
-            lane.refill_if_low()
         while True:
             self._hand_out()
             self._alarm = trio.Event()
