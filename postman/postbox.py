@@ -49,10 +49,12 @@ class Postbox:
         self._chance = chance or random.Random()  # noqa: S311  # who is asked first is no secret
         self._gate = trio.Lock()
         self._freed = trio.Event()
+        self._turns: set[Turn] = set()
+        self._left = trio.lowlevel.ParkingLot()
         self.replace(carriers)
 
     def replace(self, carriers: Sequence[Carrier]) -> None:
-        """Take other providers from now on; turns and calls under way end with the old ones."""
+        """Take other providers from now on. Deliveries in hand may end with the old ones, see `wait_settled`."""
         self.carriers = tuple(carriers)
         for carrier in self.carriers:
             carrier.on_free = self._wake
@@ -68,7 +70,13 @@ class Postbox:
                 wait = min((carrier.seconds_until_free() for carrier in self.carriers), default=float("inf"))
                 with trio.move_on_after(wait):
                     await freed.wait()
-            return Turn(self._choices[worker], carrier.reserve(), self._clock)
+            return Turn(self, worker, carrier.reserve())
+
+    async def wait_settled(self) -> None:
+        """Wait until every delivery in hand now has ended; then nobody asks a provider that was replaced before."""
+        turns = set(self._turns)
+        while turns & self._turns:
+            await self._left.park()
 
     def available(self) -> bool:
         """Whether any provider can be asked now."""
@@ -78,9 +86,24 @@ class Postbox:
         """The accounts that doubt can be resolved at here."""
         return frozenset(carrier.terms.account for carrier in self.carriers)
 
+    def now(self) -> float:
+        """Seconds by the postbox's clock."""
+        return self._clock()
+
     def _first_free(self, worker: int) -> Carrier | None:
         order = self._choices[worker].order(self._clock()) if self.carriers else []
         return next((carrier for carrier in order if carrier.free() > 0), None)
+
+    def _begun(self, turn: Turn, worker: int) -> tuple[_Choice | None, list[Carrier]]:
+        self._turns.add(turn)
+        if not self._choices:
+            return None, []
+        choice = self._choices[worker]
+        return choice, choice.order(self._clock())
+
+    def _ended(self, turn: Turn) -> None:
+        self._turns.discard(turn)
+        self._left.unpark_all()
 
     def _wake(self) -> None:
         self._freed.set()
@@ -97,26 +120,28 @@ class Postbox:
 class Turn:
     """A worker's turn: a place kept at one provider, and the order in which the others follow. A context manager."""
 
-    def __init__(self, choice: _Choice, place: Place, clock: Callable[[], float]) -> None:
-        self._choice = choice
+    def __init__(self, postbox: Postbox, worker: int, place: Place) -> None:
+        self._postbox = postbox
+        self._worker = worker
         self._place: Place | None = place
-        self._clock = clock
+        self._choice: _Choice | None = None
         self._failed: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._leave()
+        self._give_back()
+        self._postbox._ended(self)  # noqa: SLF001  # a turn is a part of its postbox
 
     def calls(self) -> list[Call]:
         """Every provider, in the order in which this worker would ask them, with whether it can be asked now.
 
         Keeps a place at the first one that can, so that a hundred workers do not claim letters for one probe.
         """
-        order = self._choice.order(self._clock())
-        if self._place is None or not self._place.good:
-            self._leave()
+        self._choice, order = self._postbox._begun(self, self._worker)  # noqa: SLF001  # a turn is a part of its postbox
+        if self._place is None or not self._place.good or self._place.carrier not in order:
+            self._give_back()
             free = next((c for c in order if c.name not in self._failed and c.free() > 0), None)
             self._place = free.reserve() if free else None
         if self._place:
@@ -126,27 +151,30 @@ class Turn:
 
     @contextmanager
     def call(self, name: str) -> Iterator[Carrier]:
-        """Around one call of the provider `name`, chosen by the ledger from `calls()`.
+        """Around one call of the provider `name`, chosen by the ledger from the latest `calls()`.
 
         Raises:
             BreakerOpen: its breaker opened meanwhile; the call must not begin.
         """
-        carrier = next(c for c in self._choice.line if c.name == name)
-        self._leave()
+        choice = self._choice
+        if choice is None:
+            raise RuntimeError("call() before calls()")
+        carrier = next(c for c in choice.line if c.name == name)
+        self._give_back()
         try:
             with carrier.call():
                 yield carrier
         except (ProviderUnavailable, ProviderMisconfigured, BreakerOpen):
             self._failed.add(name)
             raise
-        self._choice.took(carrier, self._failed, self._clock())
+        choice.took(carrier, self._failed, self._postbox.now())
 
     def _ready(self, carrier: Carrier) -> bool:
         if self._place and carrier is self._place.carrier:
             return True
         return carrier.name not in self._failed and carrier.free() > 0
 
-    def _leave(self) -> None:
+    def _give_back(self) -> None:
         if self._place is not None:
             self._place.give_back()
             self._place = None

@@ -37,6 +37,7 @@ def order(turn: Turn) -> list[tuple[str, bool]]:
 
 
 def end(turn: Turn, name: str, error: ProviderError | None = None) -> None:
+    turn.calls()
     try:
         with turn.call(name):
             if error:
@@ -238,3 +239,34 @@ async def test_a_paused_provider_is_passed_over_and_everything_waits_when_all_ar
         nursery.start_soon(box.wait_available, 0)
         await trio.sleep(1000)
         lamda.paused = False
+
+
+async def test_a_turn_that_began_before_a_replacement_asks_the_new_providers(autojump_clock: MockClock) -> None:
+    box = postbox(make("old"))
+    with await box.wait_available(0) as turn:
+        box.replace([make("new")])
+        assert order(turn) == [("new", True)]
+        box.replace([])
+        assert order(turn) == []
+
+
+async def test_a_delivery_in_hand_ends_with_the_provider_that_its_claim_names(autojump_clock: MockClock) -> None:
+    old = make("old")
+    box = postbox(old)
+    settled = trio.Event()
+
+    async def wait() -> None:
+        await box.wait_settled()
+        settled.set()
+
+    async with trio.open_nursery() as nursery:
+        with await box.wait_available(0) as turn:
+            turn.calls()
+            box.replace([make("new")])
+            nursery.start_soon(wait)
+            await trio.sleep(1)
+            with turn.call("old") as carrier:
+                assert carrier is old
+            assert not settled.is_set()
+        await trio.sleep(1)
+        assert settled.is_set()
