@@ -1,1 +1,31 @@
-"""Postman."""
+r"""Postman: takes mails over HTTP and delivers each through one of several providers.
+
+    POST /mail                                       worker    waits until a provider can be asked
+       |                                                |      takes a note from the queue
+    endpoint  bytes -> list[Mail]   (400 if wrong)   delivery  in the guard, for each provider of the postbox:
+       |                                                |        claims the letter in the ledger before the first byte
+    intake    Mail -> Letter (id)                       |        asks the provider, behind its breaker
+       |      the ledger accepts    -- the truth        |        surely not accepted -> the next one
+       |      the queue gets a note -- a wake-up        |        writes the end; then the note is done with
+       v      202 with the tracking ids                 |
+                           \                            |
+                            +---->  ledger, queue  ->---+
+                                          ^
+                                        clerk  puts notes that are missing, ends what ran out, settles doubt, sweeps
+
+The floors, from the street up; imports run downwards only:
+
+- the command line: `cli`, `counter` (asks a running service), `demo`, `logs`
+- the house: `service` puts all parts together, `office` answers for it, `fleet` opens and closes providers
+- the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`
+- the way out: `worker`, `delivery`, `postbox`, `carrier`, `room`
+- between them: `clerk`
+- contracts: `ledger` (with `transitions`, what may happen to a row), `queue`, `provider`, `kind` and `hookspecs`
+  (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
+- implementations: `ledgers/`, `queues/`; providers are plugins, found by `registry`
+- libraries that know nothing of the house: `breaker`, `guard`, `flake`
+
+Two promises hold it together. A mail that was answered with 202 on a durable ledger is never lost silently: it ends, or
+it is held for a person, with its reason in the ledger. And a mail is never handed to another provider while the first
+one may have taken it.
+"""
