@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
+import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -28,6 +29,7 @@ from postman.problem import Problem, not_now, problem_of
 from postman.reader import Fault
 
 _NOBODY = Client("", frozenset())
+_log = structlog.get_logger()
 
 
 class Office(Protocol):
@@ -38,7 +40,7 @@ class Office(Protocol):
         ...
 
     def unready(self) -> str | None:
-        """Why no mail can be accepted now, as a sentence; None: it can."""
+        """Why no mail can be accepted now, in words for anyone, with nothing of our insides; None: it can."""
         ...
 
     async def pause(self, provider: str, who: str) -> bool:
@@ -205,6 +207,7 @@ class _Endpoint:
                 after = ids[-1] if len(ids) == listing.limit else None
             acted = await self._ledger.act(ids, verb, client.name)
             await self._wake([row for row, done in acted.values() if done])
+            _log.info("acted", verb=verb, who=client.name, letters=sum(done for _, done in acted.values()))
             return answer(
                 {
                     "done": [id for id, (_, done) in acted.items() if done],
@@ -218,13 +221,18 @@ class _Endpoint:
 
     async def pause(self, client: Client) -> Response:
         """Begin no more calls of a provider, or of any."""
-        provider = query.read_provider(await json_body(may_be_empty=True))
-        return _paused(provider if await self._office.pause(provider, client.name) else None, paused=True)
+        return await self._switch(client, self._office.pause, paused=True)
 
     async def resume(self, client: Client) -> Response:
         """End that."""
+        return await self._switch(client, self._office.resume, paused=False)
+
+    async def _switch(self, client: Client, switch: Callable[[str, str], Awaitable[bool]], *, paused: bool) -> Response:
         provider = query.read_provider(await json_body(may_be_empty=True))
-        return _paused(provider if await self._office.resume(provider, client.name) else None, paused=False)
+        if not await switch(provider, client.name):
+            raise Problem(HTTPStatus.NOT_FOUND, "There is no provider of this name.")
+        _log.info("paused" if paused else "resumed", provider=provider, who=client.name)
+        return answer({"provider": provider, "paused": paused})
 
     async def reload(self, _client: Client) -> Response:
         """Read postman.toml anew."""
@@ -272,6 +280,7 @@ class _Endpoint:
         row, done = (await self._ledger.act([row.id], verb, client.name)).get(row.id, (row, False))
         if done:
             await self._wake([row])
+            _log.info("acted", verb=verb, who=client.name, id=row.id)
         elif not (verb is Verb.CANCEL and row.state is State.CANCELLED):
             detail = f"A letter that is {row.state} cannot be changed so ({verb})."
             raise Problem(HTTPStatus.CONFLICT, detail, more={"tracking-id": row.id, "state": row.state})
@@ -299,12 +308,6 @@ def _check_senders(client: Client, mails: Sequence[Mail]) -> None:
 
 def _own(filter: Filter, client: Client) -> Filter:
     return filter if client.admin else msgspec.structs.replace(filter, client=client.name)
-
-
-def _paused(provider: str | None, *, paused: bool) -> Response:
-    if provider is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "There is no provider of this name.")
-    return answer({"provider": provider, "paused": paused})
 
 
 async def _refuse(error: Exception) -> Response:

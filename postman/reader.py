@@ -175,9 +175,12 @@ class Reader:
 
     def choice[T: enum.StrEnum](self, value: Value, path: str, choices: type[T]) -> T | None:
         """A member of `choices`."""
+        try:
+            if isinstance(value, str):
+                return choices(value)
+        except ValueError:
+            pass
         known = [member.value for member in choices]
-        if value in known:
-            return choices(value)
         self.text(value, path, lambda text: f"must be one of {', '.join(known)}{did_you_mean(text, known)}")
         return None
 

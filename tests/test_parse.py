@@ -209,6 +209,32 @@ def test_what_is_wrong_is_refused_at_its_place_alone(fields: dict[str, object], 
     assert places(**fields) == where
 
 
+AT_THE_BOUND: list[dict[str, object]] = [
+    {"to": addresses(*(f"a{i}@b.com" for i in range(4)))},
+    {"cc": addresses(*(f"a{i}@b.com" for i in range(4)))},
+    {"cc": [], "bcc": [], "reply_to": [], "tags": [], "attachments": [], "headers": {}, "metadata": {}},
+    {"from": {"email": "a@b.com", "name": "n" * 256}},
+    {"subject": "s" * 998},
+    {"headers": {f"X-{i}": "a" for i in range(50)}},
+    {"headers": {"X-" + "a" * 70: "a" * 995}},
+    {"tags": [f"{i}" * 64 for i in range(10)]},
+    {"metadata": {f"{i}" * 20: "v" * 80 for i in range(10)}},
+    {"attachments": [FILE] * 100},
+    {"attachments": [{**FILE, "content": ""}]},
+    {"expires_at": "2026-11-24T12:00:00.001Z"},
+    {"send_at": "2027-11-25T12:00:00Z"},
+]
+
+
+@pytest.mark.parametrize("fields", AT_THE_BOUND, ids=range(len(AT_THE_BOUND)))
+def test_what_is_just_within_its_bounds_is_read(fields: dict[str, object]) -> None:
+    assert read(**fields).to
+
+
+def test_a_full_batch_is_read() -> None:
+    assert len(parse(json.dumps([MAIL] * 3).encode(), LIMITS, NOW)) == 3
+
+
 FILENAMES = [
     "",
     ".",
