@@ -22,11 +22,9 @@ from postman.config import Http, Scope
 from postman.exchange import answer, idempotency_key, json_body
 from postman.intake import Intake
 from postman.keyring import Client, Keyring, is_loopback
-from postman.ledger import Filter, Ledger, Row, State, Verb
-from postman.mail import Mail
+from postman.ledger import Ledger, Row, State, Verb
 from postman.parse import parse
 from postman.problem import Problem, not_now, problem_of
-from postman.reader import Fault
 
 _NOBODY = Client("", frozenset())
 _log = structlog.get_logger()
@@ -158,7 +156,9 @@ class _Endpoint:
         key = idempotency_key()
         body = await json_body()
         mails = parse(body, self._http)
-        _check_senders(client, mails)
+        errors = client.wrong_senders(mails)
+        if errors:
+            raise Problem(HTTPStatus.FORBIDDEN, "Nothing was accepted; see errors.", errors=errors)
         wait = self._keyring.spend(client, len(mails))
         if wait:
             headers = {"Retry-After": f"{math.ceil(wait)}"}
@@ -172,7 +172,8 @@ class _Endpoint:
     async def find(self, client: Client) -> Response:
         """List letters, newest first."""
         listing = query.read_listing(request.args.items(multi=True))
-        rows = await self._ledger.find(_own(listing.filter, client), listing.after, listing.limit)
+        own = listing.filter if client.admin else msgspec.structs.replace(listing.filter, client=client.name)
+        rows = await self._ledger.find(own, listing.after, listing.limit)
         after = rows[-1].id if len(rows) == listing.limit else None
         now = self._wall()
         return answer({"mails": [explain.summary(row, now) for row in rows], "after": after})
@@ -293,21 +294,6 @@ class _Endpoint:
 
     def _told(self, row: Row) -> Response:
         return answer(explain.document(row, self._wall()))
-
-
-def _check_senders(client: Client, mails: Sequence[Mail]) -> None:
-    """Refuse mails from domains that the client's key may not send from."""
-    if not client.domains:
-        return
-    message = f"is not at a domain that this key may send from: {', '.join(sorted(client.domains))}"
-    wrong = [i for i, mail in enumerate(mails) if mail.from_.domain not in client.domains]
-    if wrong:
-        errors = [Fault(f"[{i}].from.email", message) for i in wrong]
-        raise Problem(HTTPStatus.FORBIDDEN, "Nothing was accepted; see errors.", errors=errors)
-
-
-def _own(filter: Filter, client: Client) -> Filter:
-    return filter if client.admin else msgspec.structs.replace(filter, client=client.name)
 
 
 async def _refuse(error: Exception) -> Response:

@@ -18,6 +18,8 @@ import msgspec
 from postman.address import BadAddress, parse_domain
 from postman.config import Http, Key, Scope
 from postman.errors import ConfigError
+from postman.mail import Mail
+from postman.reader import Fault
 
 PREFIX = "pm_live_"
 
@@ -48,6 +50,14 @@ class Client(msgspec.Struct, frozen=True):
     def may(self, scope: Scope) -> bool:
         """Whether it may do what needs `scope`."""
         return self.admin or scope in self.scopes
+
+    def wrong_senders(self, mails: Sequence[Mail]) -> list[Fault]:
+        """The mails of a request whose From is at a domain that it may not send from."""
+        if not self.domains:
+            return []
+        message = f"is not at a domain that this key may send from: {', '.join(sorted(self.domains))}"
+        wrong = [i for i, mail in enumerate(mails) if mail.from_.domain not in self.domains]
+        return [Fault(f"[{i}].from.email", message) for i in wrong]
 
 
 LOCAL = Client("local", frozenset({"admin"}))

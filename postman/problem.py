@@ -15,6 +15,7 @@ from postman.reader import Fault, Invalid
 FULL_RETRY = 30
 BUSY_RETRY = 5
 
+_OUR_FAULT = "This is our fault; the log says more."
 _log = structlog.get_logger()
 
 
@@ -75,7 +76,7 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  # one line a kind
             return _of_http(error)
         case _:
             _log.error("a request failed", exc_info=error)
-            return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "This is our fault; the log says more.")
+            return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, _OUR_FAULT)
 
 
 def _of_http(error: HTTPException) -> Problem:
@@ -89,5 +90,6 @@ def _of_http(error: HTTPException) -> Problem:
         HTTPStatus.METHOD_NOT_ALLOWED: "This cannot be done here; see Allow.",
         HTTPStatus.CONTENT_TOO_LARGE: "The body is too large.",
         HTTPStatus.REQUEST_TIMEOUT: "The body took too long to arrive.",
+        HTTPStatus.INTERNAL_SERVER_ERROR: _OUR_FAULT,
     }
     return Problem(status, details.get(status, "The request is wrong."), headers=headers)

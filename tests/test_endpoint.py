@@ -266,6 +266,8 @@ class FailingLedger(MemoryLedger):
         (RuntimeError("secret at 10.0.0.7"), HTTPStatus.INTERNAL_SERVER_ERROR),
         (MemoryError(), HTTPStatus.INTERNAL_SERVER_ERROR),
         (RecursionError(), HTTPStatus.INTERNAL_SERVER_ERROR),
+        (ExceptionGroup("of 10.0.0.7", [ValueError("10.0.0.7")]), HTTPStatus.INTERNAL_SERVER_ERROR),
+        (ExceptionGroup("one", [StoreUnavailable("10.0.0.7")]), HTTPStatus.SERVICE_UNAVAILABLE),
     ],
 )
 async def test_what_the_ledger_raises_becomes_a_problem_that_tells_nothing_of_our_insides(
