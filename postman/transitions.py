@@ -113,7 +113,7 @@ def claim(row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, 
 def finish(row: Row, fence: int, provider: str, end: End, policy: Policy, now: Now) -> Row:
     """How call `fence` ended. An end of an older call changes nothing, unless it is a receipt."""
     if end.kind is EndKind.ACCEPTED:
-        return settle(row, end.receipt or Receipt(), provider, now, read=row.fence == fence)
+        return settle(row, end.receipt or Receipt(), provider, now)
     if row.fence != fence or row.state not in _OWNED:
         return row
     if end.kind in _READ_BY_PROVIDER:
@@ -129,16 +129,17 @@ def finish(row: Row, fence: int, provider: str, end: End, policy: Policy, now: N
     return _requeue(row, provider, end, policy, now)
 
 
-def settle(row: Row, receipt: Receipt, source: str, now: Now, *, read: bool = True) -> Row:
+def settle(row: Row, receipt: Receipt, source: str, now: Now) -> Row:
     """A provider took the letter, whatever we thought. A second receipt is kept and counted.
 
     Args:
         row: as it is.
-        receipt: the provider's word.
+        receipt: the provider's word; with the message id that we know already it is the same word again.
         source: who says so.
         now: the time.
-        read: whether this is the call that the row counts now.
     """
+    if row.receipts and receipt.message_id is not None and receipt.message_id == row.message_id:
+        return row
     row = msgspec.structs.replace(row, receipts=row.receipts + 1)
     if row.receipts > 1:
         return _enter(
@@ -146,7 +147,7 @@ def settle(row: Row, receipt: Receipt, source: str, now: Now, *, read: bool = Tr
         )
     row = msgspec.structs.replace(
         row,
-        attempts=row.attempts + (1 if read else 0),
+        attempts=row.attempts + (row.state is State.SENDING),
         message_id=receipt.message_id,
         refused=receipt.refused,
     )
@@ -174,7 +175,7 @@ def age(row: Row, policy: Policy, now: Now) -> Row:
     """End a queued letter whose time is over."""
     if row.state is not State.QUEUED:
         return row
-    if row.expires is not None and now.wall >= row.expires:
+    if row.expires is not None and _expired(row, now):
         return _enter(row, now, State.EXPIRED, f"not sent before {_rfc3339(row.expires)}{_last_reason(row)}")
     if now.wall >= row.born + policy.give_up_after:
         return _enter(row, now, State.FAILED, f"given up after {_span(policy.give_up_after)}{_last_reason(row)}")
@@ -210,7 +211,7 @@ def _act(row: Row, verb: Verb, who: str, policy: Policy, now: Now) -> Row:  # no
             return _queue(row, now, f"released by {who}; may be a second copy")
         case Verb.SETTLE if state in {State.HELD, State.IN_DOUBT}:
             return _enter(row, now, State.SENT, f"settled as sent by {who}")
-        case Verb.REPLAY if state in {State.REJECTED, State.FAILED}:
+        case Verb.REPLAY if state in {State.REJECTED, State.FAILED} and not _expired(row, now):
             fresh = msgspec.structs.replace(row, refusals={}, attempts=0, crashes=0, tries=0, born=now.wall)
             return _queue(fresh, now, f"replayed by {who}")
         case Verb.LAPSE if state is State.SENDING and row.lease <= now.steady:
@@ -272,6 +273,10 @@ def _enter(
         omitted += 1
     since = row.since if state is row.state else now.wall
     return msgspec.structs.replace(row, state=state, since=since, history=history, omitted=omitted)
+
+
+def _expired(row: Row, now: Now) -> bool:
+    return row.expires is not None and now.wall >= row.expires
 
 
 def _may_send(call: Call, sender: str) -> bool:
