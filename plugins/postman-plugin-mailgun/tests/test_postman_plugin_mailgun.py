@@ -110,10 +110,13 @@ def test_a_letter_is_said_as_mailgun_wants_it() -> None:
 
 def test_a_name_with_commas_and_quotes_stays_one_mailbox() -> None:
     letter = LETTERS["names with commas and quotes"]
-    said = [value for name, value in payload(letter)[0] if name == "to"]
     registry = email.headerregistry.HeaderRegistry()
-    read = [registry("to", value).addresses for value in said]
-    assert [(a.display_name, a.addr_spec) for (a,) in read] == [(a.name, a.email) for a in letter.mail.to]
+    read = []
+    for value in [value for name, value in payload(letter)[0] if name == "to"]:
+        header = registry("to", value)
+        assert isinstance(header, email.headerregistry.AddressHeader)
+        read += header.addresses
+    assert [(a.display_name, a.addr_spec) for a in read] == [(a.name, a.email) for a in letter.mail.to]
 
 
 def test_the_first_three_tags_are_sent() -> None:
