@@ -111,7 +111,7 @@ def test_a_letter_is_said_as_mailgun_wants_it() -> None:
 def test_a_name_with_commas_and_quotes_stays_one_mailbox() -> None:
     letter = LETTERS["names with commas and quotes"]
     registry = email.headerregistry.HeaderRegistry()
-    read = []
+    read: list[email.headerregistry.Address] = []
     for value in [value for name, value in payload(letter)[0] if name == "to"]:
         header = registry("to", value)
         assert isinstance(header, email.headerregistry.AddressHeader)
