@@ -138,6 +138,13 @@ class Carrier:
         """Its name in postman.toml."""
         return self.terms.name
 
+    def retune(self, terms: Terms) -> None:
+        """Grant other terms to the same provider; breaker and connections stay."""
+        if terms.rate != self.terms.rate:
+            self._bucket = _Bucket(terms.rate, self._clock) if terms.rate else None
+        self.terms = terms
+        self._forget_places()
+
     def room(self) -> float:
         """How many calls could begin now; `inf` when nothing limits."""
         if self._paused or self._clock() < self._cool_until:

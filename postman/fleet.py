@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 import trio
@@ -77,6 +77,17 @@ class Fleet:
             await closed.wait()
         if scope.cancelled_caught:
             _log.warning("a provider did not close in time", provider=carrier.name, seconds=CLOSE_LIMIT)
+
+    def retire(self, carriers: Iterable[Carrier], settled: Callable[[], Awaitable[None]]) -> None:
+        """Close providers in the background, once `settled` has returned."""
+
+        async def close() -> None:
+            await settled()
+            for carrier in carriers:
+                await self.close(carrier)
+                _log.info("retired", provider=carrier.name)
+
+        self._nursery.start_soon(close)
 
     async def close_all(self) -> None:
         """Close every provider, at once."""

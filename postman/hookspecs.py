@@ -9,6 +9,8 @@ import pluggy
 from postman.kind import Kind
 
 PROJECT = "postman"
+CORE = "postman-mail"
+"""The distribution of Postman itself."""
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 

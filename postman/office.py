@@ -1,21 +1,23 @@
-"""The office: what the way in may ask of the whole house. Status, health, pause and resume."""
+"""The office: what the way in may ask of the whole house. Status, health, pause, resume and reload."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import trio
 
 from postman import status
 from postman.clerk import Clerk
-from postman.errors import ConfigError, StoreError
+from postman.errors import StoreError
 from postman.guard import Guard
 from postman.ledger import Ledger, LedgerStatistics, Row
 from postman.postbox import Postbox
 from postman.queue import Queue, QueueStatistics
+from postman.reload import Reloader
 from postman.room import Room
 from postman.server import Server
 
@@ -38,7 +40,7 @@ class Office:
         guard: Guard,
         room: Room,
         server: Server,
-        wall: Callable[[], float] = time.time,
+        reloader: Reloader,
     ) -> None:
         self._ledger = ledger
         self._queue = queue
@@ -47,8 +49,8 @@ class Office:
         self._guard = guard
         self._room = room
         self._server = server
-        self._wall = wall
-        self._started = wall()
+        self._reloader = reloader
+        self._started = time.time()
         self._store_error = ""
 
     async def watch(self) -> None:
@@ -91,7 +93,7 @@ class Office:
         return status.document(
             status.Facts(
                 version=version("postman-mail"),
-                now=self._wall(),
+                now=time.time(),
                 started=self._started,
                 durable=self._ledger.durable,
                 ledger=ledger,
@@ -103,6 +105,7 @@ class Office:
                 held=self._guard.held,
                 bytes_in_flight=self._room.taken,
                 stopping=self._guard.draining,
+                troubles=[self._reloader.trouble] if self._reloader.trouble else [],
             ),
         )
 
@@ -115,8 +118,13 @@ class Office:
         return await self._set_pause(provider, None)
 
     async def reload(self) -> dict[str, Any]:
-        """Read postman.toml anew."""
-        raise ConfigError("this version reads postman.toml at start alone; restart to change it")
+        """Read postman.toml anew; what changed.
+
+        Raises:
+            ConfigError: nothing changed, and why.
+        """
+        report: dict[str, Any] = msgspec.to_builtins(await self._reloader.reload())
+        return report
 
     async def wake(self, rows: Sequence[Row]) -> None:
         """Put notes for rows that a person queued again."""

@@ -7,7 +7,6 @@ ConfigError that names the plugin and the cure.
 
 from __future__ import annotations
 
-import importlib
 import site
 import stat
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from urllib.parse import parse_qsl
 import msgspec
 import pluggy
 
-from postman import hookspecs
+from postman import distribution, hookspecs
 from postman.config import Loaded, ProviderTable
 from postman.errors import ConfigError
 from postman.kind import Kind
@@ -40,11 +39,13 @@ class Configured:
         kind: what was registered.
         settings: of the type `kind.settings`; two configurations of one thing are equal.
         origin: the distribution that it comes from, with its version.
+        fingerprint: changes when that distribution is installed again.
     """
 
     kind: Kind[Any, Any]
     settings: msgspec.Struct
     origin: str
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def add_directory(directory: Path) -> None:
 
 def discover(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """The plugins of a group that are installed now, by name; imports none. More than one of a name is a conflict."""
-    importlib.invalidate_caches()
+    distribution.look_afresh()
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         found[point.name] = (*found.get(point.name, ()), point)
@@ -158,7 +159,7 @@ def _store(group: str, url: str, loaded: Loaded) -> Configured:
     reader = Reader(loaded.directory, strict=False)
     settings = reader.read(kind.settings, raw, place.under("url"))
     reader.finish()
-    return Configured(kind, cast("msgspec.Struct", settings), origin(point))
+    return Configured(kind, cast("msgspec.Struct", settings), origin(point), distribution.fingerprint(point.dist))
 
 
 def _provider(table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:
@@ -168,7 +169,7 @@ def _provider(table: ProviderTable, place: Place, directory: Path) -> Configured
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
     settings = decode_settings(kind, table.settings, place.under("settings"), directory)
-    return ConfiguredProvider(kind, settings, origin(point), table)
+    return ConfiguredProvider(kind, settings, origin(point), distribution.fingerprint(point.dist), table)
 
 
 def _find(group: str, name: str) -> EntryPoint:
@@ -194,7 +195,7 @@ def _load(point: EntryPoint) -> Kind[Any, Any]:
     """The wall between us and the import of a plugin."""
     plugin = f"plugin {point.name!r} ({origin(point)})"
     try:
-        kind = _ask(point.load())
+        kind = _ask(distribution.load(point))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit too: nothing that a plugin does at import may end us

@@ -10,18 +10,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
-import msgspec
 import structlog
 import trio
 from quart_trio import QuartTrio
 
 from postman.carrier import Carrier
 from postman.clerk import Clerk
-from postman.config import Config, Loaded
+from postman.config import Loaded
 from postman.delivery import Called, Delivery
 from postman.endpoint import create_app
 from postman.errors import ConfigError
@@ -30,14 +30,15 @@ from postman.fleet import Fleet
 from postman.guard import Guard
 from postman.intake import Intake
 from postman.keyring import Keyring
-from postman.kind import Surroundings
-from postman.ledger import Ledger, Policy
+from postman.ledger import Ledger
 from postman.office import Office
 from postman.postbox import Postbox
 from postman.queue import Queue
 from postman.registry import Setup, set_up
+from postman.reload import Reloader, in_time
 from postman.room import Room
 from postman.server import Server, open_listeners
+from postman.stores import open_stores
 from postman.wire import ClientFactory
 from postman.worker import work
 
@@ -51,13 +52,14 @@ EXIT_MARGIN = 2.0
 class House:
     """The parts of a running service, put together."""
 
-    config: Config
+    workers: int
     queue: Queue
     postbox: Postbox
     delivery: Delivery
     guard: Guard
     room: Room
     clerk: Clerk
+    reloader: Reloader
     office: Office
     server: Server
     app: QuartTrio
@@ -80,96 +82,44 @@ async def run(
         ConfigError: something in the configuration is wrong; nothing was accepted.
         StoreError: a store cannot be opened.
     """
-    setup = set_up(loaded)
-    config = loaded.config
-    listeners = await open_listeners(config.http.bind)
-    client = ClientFactory()
-    async with open_stores(setup, client) as (ledger, queue), trio.open_nursery() as providers:
-        fleet = Fleet(providers, client)
-        carriers = [await fleet.open(configured, config.delivery) for configured in setup.providers]
-        house = _assemble(config, ledger, queue, carriers, Server(listeners, config.http), on_call)
-        try:
-            await house.office.look()
-            await _live(house, task_status)
-        finally:
-            with trio.CancelScope(shield=True):
-                house.guard.drain(config.delivery.grace)
-                await house.guard.wait_idle()
-                await fleet.close_all()
-            providers.cancel_scope.cancel()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        setup = await in_time(partial(set_up, loaded))
+        listeners = await open_listeners(loaded.config.http.bind)
+        client = ClientFactory()
+        async with open_stores(setup, client) as (ledger, queue), trio.open_nursery() as providers:
+            fleet = Fleet(providers, client)
+            carriers = {p.table.name: await fleet.open(p, loaded.config.delivery) for p in setup.providers}
+            server = Server(listeners, loaded.config.http)
+            house = _assemble(setup, carriers, ledger, queue, server=server, fleet=fleet, on_call=on_call)
+            try:
+                await house.office.look()
+                await _live(house, signals, task_status)
+            finally:
+                with trio.CancelScope(shield=True):
+                    house.guard.drain(house.reloader.config.delivery.grace)
+                    await house.guard.wait_idle()
+                    await fleet.close_all()
+                providers.cancel_scope.cancel()
     _log.info("stopped")
 
 
-@asynccontextmanager
-async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tuple[Ledger, Queue]]:
-    """Open ledger and queue; once, when they are on one URL and their store is both.
-
-    Raises:
-        ConfigError: a pair that would break the promise.
-        StoreError: a store cannot be opened.
-    """
-    config = setup.loaded.config
-    surroundings = Surroundings("store", config.delivery.workers, config.delivery.timeout, client)
-    ledger_kind, queue_kind = setup.ledger.kind, setup.queue.kind
-    ledger_settings = msgspec.structs.replace(setup.ledger.settings, policy=policy_of(config))
-    queue_settings = setup.queue.settings
-    if config.ledger.url == config.queue.url and ledger_kind.open_both is not None:
-        async with ledger_kind.open_both(ledger_settings, queue_settings, surroundings) as both:
-            yield both
-        return
-    async with (
-        ledger_kind.open(ledger_settings, surroundings) as ledger,
-        queue_kind.open(queue_settings, surroundings) as queue,
-    ):
-        refuse_pair(ledger, queue)
-        yield ledger, queue
-
-
-def refuse_pair(ledger: Ledger, queue: Queue) -> None:
-    """Refuse a ledger and a queue that would break the promise together.
-
-    Raises:
-        ConfigError: saying why, and the cure.
-    """
-    if not ledger.durable and (queue.durable or queue.shared):
-        raise ConfigError(
-            "[queue] outlives [ledger]: after a restart its notes would name letters that the ledger in memory has"
-            " forgotten; give the ledger a durable url, or the queue the url memory:",
-        )
-    if queue.shared and not ledger.shared:
-        raise ConfigError(
-            "[queue] is shared between processes, [ledger] is not: another process would find notes of letters that it"
-            " cannot read; give both the same shared store, or the queue a url of its own here",
-        )
-
-
-def policy_of(config: Config) -> Policy:
-    """What postman.toml says about the life of letters."""
-    delivery = config.delivery
-    return Policy(
-        max_attempts=delivery.max_attempts,
-        give_up_after=delivery.give_up_after,
-        on_doubt=delivery.on_doubt,
-        resend_after=delivery.resend_after,
-        doubt_patience=delivery.doubt_patience,
-        retention=config.ledger.retention,
-        key_retention=config.ledger.key_retention,
-        max_queued=config.queue.max_length,
-    )
-
-
 def _assemble(
-    config: Config,
+    setup: Setup,
+    carriers: Mapping[str, Carrier],
     ledger: Ledger,
     queue: Queue,
-    carriers: Sequence[Carrier],
+    *,
     server: Server,
+    fleet: Fleet,
     on_call: Callable[[Called], None],
 ) -> House:
-    postbox = Postbox(carriers, config.delivery.workers)
+    config = setup.loaded.config
+    postbox = Postbox(list(carriers.values()), config.delivery.workers)
     guard = Guard()
     room = Room(config.delivery.max_in_flight_bytes)
     clerk = Clerk(ledger, queue, accounts=postbox.accounts, delivering=postbox.available)
+    keyring = Keyring(config.http.key, batch=config.http.max_batch)
+    reloader = Reloader(setup, carriers, fleet=fleet, postbox=postbox, ledger=ledger, keyring=keyring)
     office = Office(
         ledger=ledger,
         queue=queue,
@@ -178,33 +128,35 @@ def _assemble(
         guard=guard,
         room=room,
         server=server,
+        reloader=reloader,
     )
     intake = Intake(ledger, queue, Flake(config.node))
     return House(
-        config=config,
+        workers=config.delivery.workers,
         queue=queue,
         postbox=postbox,
         delivery=Delivery(ledger, queue, guard, on_call=on_call),
         guard=guard,
         room=room,
         clerk=clerk,
+        reloader=reloader,
         office=office,
         server=server,
-        app=create_app(intake, ledger, office, config.http, Keyring(config.http.key)),
+        app=create_app(intake, ledger, office, config.http, keyring),
     )
 
 
-async def _live(house: House, task_status: trio.TaskStatus[str]) -> None:
+async def _live(house: House, signals: AsyncIterator[int], task_status: trio.TaskStatus[str]) -> None:
     """Serve and deliver until told to stop, and until what is in hand has ended."""
-    async with trio.open_nursery() as waiting_for_signals:
+    async with trio.open_nursery() as listening:
         async with trio.open_nursery() as parts:
             working = await parts.start(_work, house)
-            await waiting_for_signals.start(_stop_on_signal, house, working)
             await parts.start(house.server.serve, house.app)
+            listening.start_soon(_obey, signals, house, working, listening)
             names = [carrier.name for carrier in house.postbox.carriers]
             _log.info("ready", url=house.server.url, providers=names)
             task_status.started(house.server.url)
-        waiting_for_signals.cancel_scope.cancel()
+        listening.cancel_scope.cancel()
 
 
 async def _work(
@@ -214,34 +166,45 @@ async def _work(
 ) -> None:
     """Workers, clerk and watch, until the scope that is handed out is cancelled and the last delivery has ended."""
     async with trio.open_nursery() as nursery:
-        for number in range(house.config.delivery.workers):
+        for number in range(house.workers):
             nursery.start_soon(work, number, house.postbox, house.queue, house.delivery, house.guard, house.room)
         nursery.start_soon(house.clerk.run)
         nursery.start_soon(house.office.watch)
         task_status.started(nursery.cancel_scope)
 
 
-async def _stop_on_signal(
+async def _obey(
+    signals: AsyncIterator[int],
     house: House,
     working: trio.CancelScope,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    nursery: trio.Nursery,
 ) -> None:
-    """The first SIGTERM or SIGINT drains; a second ends the process at once, and so does a drain that hangs."""
-    grace = house.config.delivery.grace
+    """SIGHUP reloads. The first SIGTERM or SIGINT drains; a second ends at once, and so does a drain that hangs."""
     try:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            number = await anext(signals)
-            _log.info("stopping", signal=signal.Signals(number).name, grace=grace, in_hand=house.guard.held)
-            _end_by(grace + EXIT_MARGIN)
-            house.guard.drain(grace)
-            house.server.close(grace)
-            working.cancel()
-            await anext(signals)
-            os._exit(1)
+        async for number in signals:
+            if number == signal.SIGHUP:
+                nursery.start_soon(_reload, house)
+            elif house.guard.draining:
+                os._exit(1)
+            else:
+                _stop(house, working, signal.Signals(number).name)
     finally:
-        house.guard.drain(grace)
+        house.guard.drain(house.reloader.config.delivery.grace)
+
+
+def _stop(house: House, working: trio.CancelScope, why: str) -> None:
+    grace = house.reloader.config.delivery.grace
+    _log.info("stopping", signal=why, grace=grace, in_hand=house.guard.held)
+    _end_by(grace + EXIT_MARGIN)
+    house.guard.drain(grace)
+    house.server.close(grace)
+    working.cancel()
+
+
+async def _reload(house: House) -> None:
+    if not house.guard.draining:
+        with suppress(ConfigError):  # it is in the log, and in the status
+            await house.reloader.reload()
 
 
 def _end_by(seconds: float) -> None:

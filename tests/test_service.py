@@ -24,7 +24,7 @@ from postman.delivery import Called
 from postman.errors import ConfigError
 from postman.ledgers.memory import MemoryLedger
 from postman.queue import Queue
-from postman.service import refuse_pair
+from postman.stores import refuse_pair
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],
@@ -122,7 +122,7 @@ def test_a_queue_that_outlives_a_ledger_in_memory_is_refused(durable: bool, shar
 
 def test_a_shared_queue_with_a_ledger_of_one_s_own_is_refused() -> None:
     ledger: Any = type("Ledger", (), {"durable": True, "shared": False})()
-    queue: Queue = type("Queue", (), {"durable": True, "shared": True})()  # type: ignore[assignment]  # enough of one
+    queue: Queue = type("Queue", (), {"durable": True, "shared": True})()
     with pytest.raises(ConfigError, match="shared"):
         refuse_pair(ledger, queue)
 

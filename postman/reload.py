@@ -1,0 +1,202 @@
+"""Reload: postman.toml is read anew, and other providers take the place of those that changed, under load.
+
+Decode and check, open what is new, swap, let what is old finish what it holds, close it. Until the swap nothing has
+changed, so any error keeps the old set as it was; the swap itself has no checkpoint, so there is no half of it. A
+provider whose plugin, version and settings are the same is kept, with its connections and its breaker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from postman.carrier import Carrier
+from postman.config import Config, load
+from postman.errors import ConfigError
+from postman.fleet import Fleet, terms_of
+from postman.keyring import Keyring
+from postman.ledger import Ledger
+from postman.postbox import Postbox
+from postman.registry import ConfiguredProvider, Setup, set_up
+from postman.stores import policy_of
+
+_log = structlog.get_logger()
+
+READ_LIMIT = 10.0
+"""Seconds that reading and importing may take."""
+
+SECOND_LOOK = 1.0
+"""Seconds until a second look: an installer at work shows neither the old version of a plugin nor the new one."""
+
+FIXED: Final[Mapping[str, Callable[[Config], object]]] = {
+    "node": lambda config: config.node,
+    "[http], but for its keys": lambda config: msgspec.structs.replace(config.http, key=()),
+    "[ledger] url": lambda config: config.ledger.url,
+    "[queue] url": lambda config: config.queue.url,
+    "[queue] visibility-timeout": lambda config: config.queue.visibility_timeout,
+    "[delivery] workers": lambda config: config.delivery.workers,
+    "[delivery] max-in-flight-bytes": lambda config: config.delivery.max_in_flight_bytes,
+}
+"""What cannot change without a restart."""
+
+
+class Report(msgspec.Struct, frozen=True, rename="kebab"):
+    """What a reload did; names of providers."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+class Reloader:
+    """Reads postman.toml anew, one reload at a time.
+
+    Args:
+        setup: what runs now.
+        carriers: its providers, in the order of the file.
+        fleet: opens and closes them.
+        postbox: is given other providers.
+        ledger: is given another policy.
+        keyring: is given other keys.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        carriers: Mapping[str, Carrier],
+        *,
+        fleet: Fleet,
+        postbox: Postbox,
+        ledger: Ledger,
+        keyring: Keyring,
+    ) -> None:
+        self._setup = setup
+        self._carriers = dict(carriers)
+        self._fleet = fleet
+        self._postbox = postbox
+        self._ledger = ledger
+        self._keyring = keyring
+        self._lock = trio.Lock()
+        self._begun = 0
+        self._last: Report | ConfigError | None = None
+        self.trouble = ""
+
+    @property
+    def config(self) -> Config:
+        """What runs now."""
+        return self._setup.loaded.config
+
+    async def reload(self) -> Report:
+        """Read postman.toml anew and act on it. A storm of calls is at most two reloads.
+
+        Raises:
+            ConfigError: the old set goes on unchanged; the text says why.
+        """
+        asked = self._begun
+        async with self._lock:
+            if self._begun == asked:  # else one has begun, and ended, since we asked
+                self._begun += 1
+                self._last = await self._try()
+        if isinstance(self._last, ConfigError):
+            raise self._last
+        if self._last is None:
+            raise ConfigError("the reload before this one was cancelled; ask again")
+        return self._last
+
+    async def _try(self) -> Report | ConfigError:
+        try:
+            report = await self._reload()
+        except ConfigError as error:
+            self.trouble = f"The reload at {time.strftime('%H:%M:%S')} failed, the old configuration goes on: {error}"
+            _log.error("reload failed; the old configuration goes on", reason=str(error))
+            return error
+        self.trouble = ""
+        _log.info("reloaded", **msgspec.to_builtins(report))
+        return report
+
+    async def _reload(self) -> Report:
+        setup = await _read_twice(self._setup.loaded.path)
+        refuse_fixed(self.config, setup.loaded.config)
+        old = {provider.table.name: provider for provider in self._setup.providers}
+        new = {provider.table.name: provider for provider in setup.providers}
+        kept = {name for name in new if name in old and _same(old[name], new[name], self.config, setup.loaded.config)}
+        opened = await self._open([new[name] for name in new if name not in kept], setup.loaded.config)
+        retired = [carrier for name, carrier in self._carriers.items() if name not in kept]
+        # from here to the end there is no checkpoint
+        for name in kept:
+            self._carriers[name].retune(terms_of(new[name], setup.loaded.config.delivery))
+        self._carriers = {name: opened.get(name) or self._carriers[name] for name in new}
+        self._postbox.replace(list(self._carriers.values()))
+        self._ledger.policy = policy_of(setup.loaded.config)
+        self._keyring.replace(setup.loaded.config.http.key)
+        self._setup = setup
+        if retired:
+            self._fleet.retire(retired, self._postbox.wait_settled)
+        return Report(
+            added=tuple(name for name in new if name not in old),
+            changed=tuple(name for name in new if name in old and name not in kept),
+            removed=tuple(name for name in old if name not in new),
+            kept=tuple(name for name in new if name in kept),
+        )
+
+    async def _open(self, providers: list[ConfiguredProvider], config: Config) -> dict[str, Carrier]:
+        """Open all of them, or none."""
+        opened: dict[str, Carrier] = {}
+        try:
+            for provider in providers:
+                opened[provider.table.name] = await self._fleet.open(provider, config.delivery)
+        except BaseException:
+            self._fleet.retire(opened.values(), trio.lowlevel.checkpoint)
+            raise
+        return opened
+
+
+def refuse_fixed(old: Config, new: Config) -> None:
+    """Refuse changes that need a restart.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    changed = [name for name, part in FIXED.items() if part(old) != part(new)]
+    if changed:
+        raise ConfigError(f"{', '.join(changed)} changed, which needs a restart; nothing was changed")
+
+
+def _same(old: ConfiguredProvider, new: ConfiguredProvider, before: Config, after: Config) -> bool:
+    """Whether an opened provider serves the new configuration as it is."""
+    return (old.table.plugin, old.fingerprint, old.settings, old.table.timeout or before.delivery.timeout) == (
+        new.table.plugin,
+        new.fingerprint,
+        new.settings,
+        new.table.timeout or after.delivery.timeout,
+    )
+
+
+async def in_time(read: Callable[[], Setup]) -> Setup:
+    """Read the configuration in a thread: the import of a plugin may take long, or for ever.
+
+    Raises:
+        ConfigError: a mistake, or it took too long.
+    """
+    with trio.move_on_after(READ_LIMIT):
+        return await trio.to_thread.run_sync(
+            read,
+            abandon_on_cancel=True,
+            limiter=trio.CapacityLimiter(1),  # of its own, so that an import that hangs does not block the next reading
+        )
+    raise ConfigError(f"reading the configuration and importing its plugins took longer than {READ_LIMIT:g} s")
+
+
+async def _read_twice(path: Path) -> Setup:
+    try:
+        return await in_time(lambda: set_up(load(path)))
+    except ConfigError:
+        await trio.sleep(SECOND_LOOK)
+        return await in_time(lambda: set_up(load(path)))
