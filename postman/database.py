@@ -59,7 +59,7 @@ MIGRATIONS: Final = (
 
 CHECKPOINT_PAGES: Final = 1_000
 """So long a write-ahead log is copied into the file, by another thread."""
-CHECKPOINT_PAGES_AT_MOST: Final = 16_000
+CHECKPOINT_PAGES_AT_MOST: Final = 4_000
 """Under load that other thread never reaches the end of the log; from here on the writer itself makes the last step."""
 BATCH: Final = 1_000
 ROWS_PER_STATEMENT: Final = (64, 8, 1)
@@ -267,6 +267,7 @@ class _Log:
 
     def _serve(self) -> None:
         connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._writer.open_vfs)
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # before it has read, it knows no log to copy
         while True:
             self._wanted.wait()
             self._wanted.clear()
