@@ -17,7 +17,7 @@ from postman_plugin_smtp import header
 from postman_plugin_smtp.connection import Connection
 from postman_plugin_smtp.message import render
 from postman_plugin_smtp.pool import Pool
-from postman_plugin_smtp.reply import account_refusal, refusal, takes_fewer
+from postman_plugin_smtp.reply import Reply, account_refusal, refusal, takes_fewer
 from postman_plugin_smtp.session import Dialler
 from postman_plugin_smtp.settings import SmtpSettings, trust
 
@@ -134,16 +134,16 @@ async def _name_recipients(connection: Connection, transaction: Transaction) -> 
         if reply.good:
             continue
         if count > len(refused) and takes_fewer(reply):
-            await _reset(connection)
+            await _reset(connection, reply)
             raise MailRefused(f"the server takes fewer than {len(transaction.recipients)} recipients: {reply.sentence}")
         end = refusal(reply, "RCPT")
         if reply.code < 500:
-            await _reset(connection)
+            await _reset(connection, reply)
             raise end
         refused.append(Refusal(recipient, reply.sentence))
         ends.append(end)
     if len(refused) == len(transaction.recipients):
-        await _reset(connection)
+        await _reset(connection, reply)
         raise next((end for end in ends if not isinstance(end, MailRejected)), ends[0])
     return tuple(refused)
 
@@ -153,7 +153,7 @@ async def _hand_over(
 ) -> Receipt:
     reply = await connection.command("DATA")
     if reply.code != 354:
-        await _reset(connection)
+        await _reset(connection, reply)
         raise refusal(reply, "DATA")
     await connection.send(transaction.stuffed)
     if not await connection.is_quiet():
@@ -172,7 +172,12 @@ async def _hand_over(
     raise refusal(reply, "message")
 
 
-async def _reset(connection: Connection) -> None:
-    """Leave the transaction. The letter's end is known already: a failure only costs the connection."""
+async def _reset(connection: Connection, reply: Reply) -> None:
+    """Leave the transaction after a refusal, if the server is in step and stays.
+
+    The letter's end is known already: a failure only costs the connection.
+    """
+    if connection.broken or reply.code < 400:
+        return
     with trio.move_on_after(_RESET), suppress(ProviderUnavailable):
         connection.resting = (await connection.command("RSET")).good

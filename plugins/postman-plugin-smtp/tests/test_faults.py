@@ -164,6 +164,7 @@ async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
         assert type(caught.value) is row.end
         assert attempt.phase is row.phase
         assert len(server.taken) == row.taken
+        assert not [line for line in server.heard if "Subject" in line]
         assert "@" not in caught.value.reason
         assert "password" not in caught.value.reason
         server.script.clear()
@@ -263,6 +264,28 @@ async def test_the_receipt_names_the_queue_id_when_the_server_says_one(
 ) -> None:
     async with open_smtp_fault_server({".": said}) as server, open_provider(server.port) as provider:
         assert await provider.send(make_letter(), make_attempt()) == Receipt(message_id)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"MAIL": TWO_REPLIES, "RCPT": b"550 5.1.1 no such user\r\n"},
+        {"MAIL": b"354 go ahead\r\n"},
+        {"RCPT": b"354 go ahead\r\n"},
+        {"DATA": b"250 2.1.5 Ok\r\n"},
+    ],
+    ids=["a reply too many", "MAIL", "RCPT", "DATA"],
+)
+async def test_a_server_that_is_out_of_step_is_not_believed_and_its_connection_not_kept(
+    script: dict[str, Act], open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+) -> None:
+    async with open_smtp_fault_server(script) as server, open_provider(server.port) as provider:
+        with pytest.raises(ProviderUnavailable):
+            await provider.send(make_letter(), make_attempt())
+        server.script.clear()
+        await provider.send(make_letter(), make_attempt())
+        assert server.accepted == 2
+        assert "RSET" not in server.heard
 
 
 async def test_a_message_larger_than_the_server_takes_is_refused_before_it_hears_of_it(

@@ -151,3 +151,22 @@ async def test_tls_1_1_is_not_spoken(
         with pytest.raises(ProviderUnavailable, match="TLS: no handshake"):
             await provider.send(make_letter(), make_attempt())
     assert server.heard == []
+
+
+async def test_a_reply_that_came_before_its_time_inside_tls_does_not_count_as_acceptance(
+    authority: trustme.CA,
+    ca_file: str,
+    open_provider: OpenProvider,
+    make_letter: MakeLetter,
+    make_attempt: Callable[[], Attempt],
+) -> None:
+    attempt = make_attempt()
+    script: dict[str, Act] = {"DATA": (b"354 go ahead\r\n", b"250 2.0.0 Ok: queued as FA01\r\n")}
+    async with (
+        open_smtp_fault_server(script, tls=_side(authority.issue_cert("127.0.0.1")), implicit=True) as server,
+        open_provider(server.port, security="tls", ca_file=ca_file) as provider,
+    ):
+        with pytest.raises(ProviderUnavailable):
+            await provider.send(make_letter(), attempt)
+    assert attempt.phase is Phase.STARTED
+    assert server.taken == []
