@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import click
-import msgspec
-import trio
 
-from postman import counter, demo, logs, registry, service
+from postman import registry
 from postman.client import Unreachable
-from postman.config import Name, load
-from postman.counter import config_option, json_option, show
-from postman.errors import ConfigError, PostmanError, ProviderError
-from postman.keyring import new_key
-from postman.kind import Surroundings
-from postman.provider import LiveCheck
-from postman.registry import ConfiguredProvider
-from postman.wire import ClientFactory
+from postman.errors import ConfigError, PostmanError
 
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
-LIVE_LIMIT = 25.0
-"""Seconds that a provider may take to answer `check --live`."""
+BACKROOM = ("serve", "demo", "check", "plugins", "key")
+COUNTER = (
+    "status",
+    "send",
+    "mail",
+    "release",
+    "discard",
+    "settle",
+    "replay",
+    "cancel",
+    "pause",
+    "resume",
+    "reload",
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """Imports the commands when one is asked for: a question to a service needs no server, and starts in a blink."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's
+        return [*BACKROOM, *COUNTER]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's
+        if name not in BACKROOM + COUNTER:
+            return None
+        module = importlib.import_module(f"postman.{'counter' if name in COUNTER else 'backroom'}")
+        commands: tuple[click.Command, ...] = module.COMMANDS
+        return next(command for command in commands if command.name == name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(version("postman-mail"), prog_name="postman")
 @click.option(
     "--plugins",
@@ -43,103 +60,6 @@ def postman(plugins: Path | None) -> None:
     """
     if plugins:
         registry.add_directory(plugins)
-
-
-@postman.command()
-@config_option
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    type=click.Choice(["debug", "info", "warning", "error"]),
-)
-def serve(config: Path, log_level: str) -> int:
-    """Run the service until SIGTERM or Ctrl-C, which let deliveries in hand end."""
-    os.umask(0o077)
-    logs.configure(log_level)
-    trio.run(service.run, load(config))
-    return GOOD
-
-
-@postman.command("demo")
-def demo_command() -> int:
-    """Show a failing provider and another one that takes over. Delivers nothing, leaves nothing behind."""
-    logs.configure("critical")
-    return GOOD if trio.run(demo.demonstrate, click.echo) else FAILED
-
-
-@postman.command()
-@config_option
-@click.option("--live", is_flag=True, help="Ask each provider its cheapest question; sends no mail.")
-@json_option
-def check(config: Path, live: bool, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
-    """Say what is wrong with the configuration and its plugins. Opens nothing, unless --live."""
-    logs.configure("warning")
-    setup = registry.set_up(load(config))
-    found: list[dict[str, object]] = []
-    for provider in setup.providers:
-        good, said = trio.run(_ask, provider) if live else (True, "configured")
-        found.append({"provider": provider.table.name, "plugin": provider.origin, "good": good, "said": said})
-    well = all(entry["good"] for entry in found)
-    lines = [f"{entry['provider']:<16} {'good' if entry['good'] else 'BAD ':<4} {entry['said']}" for entry in found]
-    show({"good": well, "providers": found}, lines, as_json=as_json)
-    return GOOD if well else FAILED
-
-
-async def _ask(configured: ConfiguredProvider) -> tuple[bool, str]:
-    """Open a provider and ask it whether it is well."""
-    surroundings = Surroundings(configured.table.name, 1, LIVE_LIMIT, ClientFactory())
-    try:
-        with trio.fail_after(LIVE_LIMIT):
-            async with configured.kind.open(configured.settings, surroundings) as provider:
-                if not isinstance(provider, LiveCheck):
-                    return True, "opened; it has no question to ask"
-                return True, await provider.check()
-    except (ProviderError, ConfigError) as error:
-        return False, str(error)
-    except trio.TooSlowError:
-        return False, f"did not answer within {LIVE_LIMIT:g} s"
-    except Exception as error:  # noqa: BLE001  # the wall between us and a plugin
-        return False, f"bug in the plugin: {type(error).__name__}: {error}"
-
-
-@postman.command()
-@json_option
-def plugins(as_json: bool) -> int:  # noqa: FBT001  # click passes by name
-    """List the plugins that are installed. Imports none of them."""
-    found = [
-        {"kind": word, "name": name, "from": [registry.origin(point) for point in points]}
-        for group, word in registry.WORDS.items()
-        for name, points in registry.discover(group).items()
-    ]
-    lines = [f"{entry['kind']:<9} {entry['name']:<12} {' AND '.join(entry['from'])}" for entry in found]
-    show({"plugins": found}, lines, as_json=as_json)
-    return GOOD
-
-
-def _name(_context: click.Context, _option: click.Parameter, name: str) -> str:
-    try:
-        return msgspec.convert(name, Name)
-    except msgspec.ValidationError:
-        raise click.BadParameter("a name is 1 to 64 of A-Z, a-z, 0-9, dot, dash, underscore") from None
-
-
-@postman.group()
-def key() -> None:
-    """API keys."""
-
-
-@key.command()
-@click.argument("name", callback=_name)
-def new(name: str) -> int:
-    """Make a key for the client NAME. It is shown once; postman.toml keeps its digest alone."""
-    made = new_key(name)
-    click.echo(f"The key, for {name}, shown only now:\n\n  {made.token}\n\nFor postman.toml:\n\n{made.toml}")
-    return GOOD
-
-
-for command in counter.COMMANDS:
-    postman.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import functools
 import itertools
 import mimetypes
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +16,8 @@ import click
 import msgspec
 
 from postman.client import Client, Refused, Unreachable
-from postman.config import load, split_bind
 from postman.ledger import State, Verb
+from postman.options import asks_service, show
 from postman.query import FROM_STATES, MOST
 
 PAGE = 200
@@ -27,45 +25,6 @@ PAGE = 200
 
 _SPAN = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-config_option = click.option(
-    "--config",
-    envvar="POSTMAN_CONFIG",
-    default="postman.toml",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The configuration.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
-def asks_service(command: Callable[..., int]) -> Callable[..., int]:
-    """Give a command the client of a service, and the options that say where it is."""
-
-    @functools.wraps(command)
-    def asked(*, url: str | None, config: Path, **given: Any) -> int:  # noqa: ANN401  # the command's own options
-        with Client(url or url_of(config), os.environ.get("POSTMAN_KEY")) as client:
-            return command(client, **given)
-
-    url_option = click.option("--url", envvar="POSTMAN_URL", help="Where the service is.  [default: from --config]")
-    return url_option(config_option(json_option(asked)))
-
-
-def url_of(config: Path) -> str:
-    """Where the service of this postman.toml listens, seen from this machine."""
-    if not config.exists():
-        return "http://127.0.0.1:8901"
-    host, port = split_bind(load(config).config.http.bind)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def show(document: Any, lines: Sequence[str], *, as_json: bool) -> None:  # noqa: ANN401  # a JSON document
-    """Print the document, or the lines for a person."""
-    if as_json:
-        lines = [msgspec.json.format(msgspec.json.encode(document)).decode()]
-    for line in lines:
-        click.echo(line)
 
 
 @click.command()
@@ -102,7 +61,10 @@ def send(
     as_json: bool,
     **options: Any,  # noqa: ANN401  # those that make a mail
 ) -> int:
-    """Send mails: those of a JSON FILE (- is standard input), as POST /mail takes them, or one made of options."""
+    """Send one mail made of options, or those of a FILE.
+
+    FILE is JSON as POST /mail takes it, a list or one mail; - is standard input.
+    """
     if file is None:
         body = msgspec.json.encode([_mail(**options)])
     elif any(options.values()):
@@ -183,7 +145,7 @@ def filters(command: Callable[..., int]) -> Callable[..., int]:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
 @asks_service
 def mail(client: Client, *, id: str | None, limit: int, as_json: bool, **chosen: str | None) -> int:
-    """Show what became of the mail ID, or list mails, the newest first."""
+    """Show what became of a mail, or list mails, newest first."""
     if id:
         document = client.ask("GET", f"/mail/{id}")
         show(document, list(_story(document)), as_json=as_json)
@@ -225,7 +187,7 @@ def _story(document: dict[str, Any]) -> Iterator[str]:
 @click.argument("ids", nargs=-1, required=True)
 @asks_service
 def cancel(client: Client, *, ids: Sequence[str], as_json: bool) -> int:
-    """Do not send the mails IDS, unless a provider was given them already."""
+    """Stop queued mails, unless a provider has them already."""
     done: list[str] = []
     refused: dict[str, str] = {}
     for id in ids:
@@ -300,7 +262,7 @@ def _switch(name: str, text: str) -> click.Command:
 @click.command()
 @asks_service
 def reload(client: Client, *, as_json: bool) -> int:
-    """Read postman.toml again; in case of a mistake the old one stays in force."""
+    """Read postman.toml again; a mistake changes nothing."""
     show(client.ask("POST", "/reload"), ["reloaded"], as_json=as_json)
     return 0
 
@@ -314,7 +276,7 @@ COMMANDS: tuple[click.Command, ...] = (
     _verb(Verb.SETTLE, "Record held mails as sent: they did arrive."),
     _verb(Verb.REPLAY, "Send failed or rejected mails anew."),
     cancel,
-    _switch("pause", "Begin no more calls of PROVIDER, or of any; it survives a restart."),
-    _switch("resume", "End a pause of PROVIDER, or all pauses."),
+    _switch("pause", "Stop asking a provider, or all; survives a restart."),
+    _switch("resume", "End a pause of a provider, or all pauses."),
     reload,
 )

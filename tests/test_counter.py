@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 import trio
 
 from postman.cli import main
 from postman.config import Http, Key
-from postman.counter import PAGE, url_of
+from postman.counter import PAGE
 from postman.endpoint import create_app
 from postman.errors import ConfigError
 from postman.flake import Flake
@@ -24,6 +25,7 @@ from postman.keyring import Keyring, new_key
 from postman.ledger import Call, Claim, End, EndKind, Row, Verb
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id
+from postman.options import url_of
 from postman.query import MOST
 from postman.queues.memory import memory_queue
 from postman.server import Server, open_listeners
@@ -130,6 +132,13 @@ class _Started(trio.TaskStatus[None]):
 
     def started(self, value: None = None) -> None:  # the protocol's
         self._outer.started(self._url)
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_elsewhere() -> Iterator[None]:
+    """The service logs in this very process; what a command says must be its own."""
+    with structlog.testing.capture_logs():
+        yield
 
 
 @pytest.fixture
