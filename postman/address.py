@@ -155,8 +155,6 @@ def _a_label(label: str) -> str:
         ascii_label = idna.alabel(shown).decode()
     except (idna.IDNAError, UnicodeError):
         raise BadAddress("has a domain that is not valid under IDNA 2008") from None
-    if label.isascii() and ascii_label != label:
-        raise BadAddress("has a domain that is not valid under IDNA 2008")
     scripts = {re.split("[ -]", unicodedata.name(c, "?"))[0] for c in shown if c.isalpha()}
     if len(scripts) > 1 and not any(scripts <= allowed for allowed in _TOGETHER):
         raise BadAddress("has a domain that mixes scripts within one label")

@@ -207,6 +207,14 @@ async def test_an_idempotency_key_that_is_none_is_400(house: House, key: str) ->
     assert status == HTTPStatus.BAD_REQUEST
 
 
+async def test_two_idempotency_keys_are_400(house: House) -> None:
+    headers = WerkzeugHeaders(
+        [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
+    )
+    answer = await house.app.test_client().post("/mail", data=json.dumps([MAIL]).encode(), headers=headers)
+    assert answer.status_code == HTTPStatus.BAD_REQUEST
+
+
 # --- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +374,7 @@ async def test_letters_are_found_by_state_time_recipient_and_tag(house: House) -
     assert await found("") == [other, tagged]
     assert await found("state=cancelled") == [other]
     assert await found("tag=news") == [tagged]
-    assert await found("recipient=bob@example.com") == [other]
+    assert await found("recipient=BOB@Example.com") == [other]
     assert await found("since=2100-01-01T00:00:00Z") == []
     assert await found("client=nobody") == []
 

@@ -142,7 +142,7 @@ def test_a_batch_larger_than_the_bucket_is_granted_from_a_full_one_and_paid_for_
 
 
 def test_the_keys_of_one_client_share_one_rate_the_lowest() -> None:
-    keyring, [first, second, third] = spender(Clock(), 5.0, 1.0, None, batch=1)
+    keyring, [first, second, third] = spender(Clock(), 1.0, 5.0, None, batch=1)
     assert keyring.spend(first, 1) == 0
     assert keyring.spend(second, 1) == 1.0
     assert keyring.spend(third, 1) == 1.0
