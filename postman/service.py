@@ -22,6 +22,7 @@ from quart_trio import QuartTrio
 from postman.carrier import Carrier
 from postman.clerk import Clerk
 from postman.config import Loaded
+from postman.connection import Lookups
 from postman.delivery import Called, Delivery
 from postman.endpoint import create_app
 from postman.errors import ConfigError
@@ -83,6 +84,7 @@ async def run(
         StoreError: a store cannot be opened.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        trio.socket.set_custom_hostname_resolver(Lookups())
         setup = await in_time(partial(set_up, loaded))
         listeners = await open_listeners(loaded.config.http.bind)
         client = ClientFactory()
