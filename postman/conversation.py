@@ -1,10 +1,15 @@
 """One client's requests, one after another: read under deadlines, given to hypercorn, answered in order.
 
-Hypercorn's own loop over a connection (hypercorn.trio.tcp_server.TCPServer) is not used, for three faults. An error in
-the code of one connection leaves its `serve` and ends the process. Its idle timer is a task of its own, which can close
-a connection whose next request was just read. It does not bound the time of headers, bodies and answers. Here a
-connection ends by ending its read, so what was read is answered. With another hypercorn than 0.18, see whether the
-tests of the server pass with its own loop; then this file has done its work.
+Hypercorn's own loop over a connection, `hypercorn.trio.tcp_server.TCPServer`, is not used, for four faults:
+
+- An error in the code of one connection leaves its `serve`, and ends the process.
+- Its idle timer is a task of its own, which can close a connection whose next request was just read. Here a connection
+  ends by ending its read, so what was read is answered.
+- At the end of an answer it waits, and quart-trio cancels that wait: idle connections stay for ever,
+  `Connection: close` and HTTP/1.0 hang.
+- It does not bound the time of headers, bodies and answers.
+
+With another hypercorn than 0.18: when tests/server passes with its own loop, this file has done its work.
 """
 
 from __future__ import annotations
@@ -21,15 +26,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import (
-    ASGIFramework,
-    ASGIReceiveCallable,
-    ASGIReceiveEvent,
-    ASGISendCallable,
-    ASGISendEvent,
-    ConnectionState,
-    Scope,
-)
+from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from postman.config import Http
@@ -55,7 +52,7 @@ class Conversation:
         context: hypercorn's; once it is `terminated`, no further request is taken.
 
     Attributes:
-        served: requests that the application has answered.
+        served: requests given to the application.
         cut: the client was too slow, or the server could not wait any longer.
     """
 
@@ -65,7 +62,7 @@ class Conversation:
         self.served = 0
         self.cut = False
         self._stream = stream
-        self._app = app
+        self._app = ASGIWrapper(app)
         self._limits = limits
         self._config = config
         self._context = context
@@ -87,8 +84,6 @@ class Conversation:
             self.cut = True
             raise
         except* BaseException:  # noqa: BLE001  # one connection is no reason to end the process
-            # Repairs: with hypercorn's own loop this leaves serve(). Not needed any more when
-            # hypercorn/trio/tcp_server.py catches more than OSError.
             _log.exception("a connection failed")
 
     def release(self) -> None:
@@ -102,10 +97,9 @@ class Conversation:
         except OSError:
             return  # gone already
         client, server = (parse_socket_addr(self._stream.socket.family, end) for end in ends)
-        app = ASGIWrapper(self._answer)
         async with TaskGroup() as tasks:
             self._protocol = H11Protocol(
-                app, self._config, self._context, tasks, ConnectionState({}), False, client, server, self._send
+                self._app, self._config, self._context, tasks, ConnectionState({}), False, client, server, self._send
             )
             self._protocol.connection = self._http
             with self._conversation:
@@ -144,11 +138,16 @@ class Conversation:
         self._deadline = trio.current_time() + seconds
 
     async def _send(self, event: Event) -> None:
-        """Do what hypercorn asks for."""
+        """Do what hypercorn asks for.
+
+        After the last byte of an answer nothing here waits. Hypercorn tells the application of the end within the
+        application's last send; quart-trio then cancels the task that sends, and what waited would not be done.
+        """
         match event:
             case RawData(data=data) if data:
                 await self._write(data)
             case Updated(idle=False):
+                self.served += 1
                 self._answered = trio.Event()
                 self._expect_within(self._limits.body_timeout)
             case Updated():
@@ -178,27 +177,3 @@ class Conversation:
             await self._stream.send_eof()
             while await self._stream.receive_some(_READ):
                 pass
-
-    async def _answer(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Run the application; it hears of the end of its request only when its last send has returned.
-
-        Repairs: hypercorn tells it within that send, quart-trio then cancels the task that sends, and the connection is
-        neither closed nor used again. Not needed any more when test_http_1_0_is_answered_and_closed passes without.
-        """
-        ending, ended = False, trio.Event()
-
-        async def receive_in_order() -> ASGIReceiveEvent:
-            message = await receive()
-            if ending:
-                await ended.wait()
-            return message
-
-        async def send_in_order(message: ASGISendEvent) -> None:
-            nonlocal ending
-            ending = message["type"] == "http.response.body" and not message.get("more_body", False)
-            await send(message)
-            if ending:
-                self.served += 1
-                ended.set()
-
-        await self._app(scope, receive_in_order, send_in_order)

@@ -34,7 +34,7 @@ class ServerStatistics(msgspec.Struct, frozen=True):
 
     Attributes:
         connections: open now.
-        served: requests that the application answered.
+        served: requests given to the application.
         refused: connections closed at once because `http.max-connections` were open.
         cut: connections closed because the client was too slow, or because they hung beyond the grace at the end.
     """

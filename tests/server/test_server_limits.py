@@ -181,15 +181,16 @@ async def test_slow_clients_are_cut_while_others_are_served(house: Any, desk: An
             await client.send(said)
             slow.append(await drip(client, b"X-A: a\r\n"))
 
-    async with house(desk.app, header_timeout=0.5, body_timeout=0.5, idle_timeout=0.5) as home:
+    served = 0
+    async with house(desk.app, header_timeout=1, body_timeout=1, idle_timeout=1) as home:
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 nursery.start_soon(crawl)
             while not slow:
-                began = trio.current_time()
                 assert (await home.ask()).status == 200
-                assert trio.current_time() - began < 1
+                served += 1
         assert home.server.statistics().cut == 50
+    assert served > 10
     assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in slow)
 
 
