@@ -16,7 +16,8 @@ r"""Postman: takes mails over HTTP and delivers each through one of several prov
 The floors, from the street up; imports run downwards only:
 
 - the command line: `cli`, `counter` (asks a running service), `backroom` (runs one, or looks at it), `demo`, `logs`
-- the house: `service` puts all parts together, `office` answers for it, `fleet` opens and closes providers
+- the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
+  `stores` open and close what it is made of
 - the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`
 - the way out: `worker`, `delivery`, `postbox`, `carrier`, `room`
 - between them: `clerk`

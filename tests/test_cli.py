@@ -57,7 +57,7 @@ def ran(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("command", ["serve", "check"])
 def test_a_wrong_configuration_ends_with_2_and_is_told_without_a_traceback(command: str, tmp_path: Path) -> None:
     ended = ran(command, *configured(tmp_path, FAKE.replace("fake", "fkae")))
-    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
     assert ended.stderr.startswith(
         "postman.toml: [[provider]] #1 \"primary\": no plugin named 'fkae'; did you mean 'fake'?"
     )
