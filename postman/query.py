@@ -111,7 +111,7 @@ class _QueryReader(Reader):
 
     def recipient(self, value: Value, path: str) -> str:
         try:
-            return parse_email(self.text(value, path)).lower()
+            return parse_email(self.text(value, path))
         except BadAddress as error:
             self.fault(path, str(error))
             return ""
