@@ -16,6 +16,7 @@ from postman.mail import Address
 
 _MAX_LINE = 998  # RFC 5322, 2.1.1; without CRLF
 _FOLD_AT = 76  # RFC 2047, 2
+_LONG = 400  # characters that are surely within a line, also when each is quoted
 _WORD = 30  # bytes in an encoded word: 52 characters, so that name and word share a line
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -101,11 +102,14 @@ def content_id(text: str) -> str:
 
 
 def disposition(kind: str, filename: str) -> str:
-    """The value of Content-Disposition; names beyond ASCII as RFC 2231 wants them."""
+    """The value of Content-Disposition; long names and names beyond ASCII as RFC 2231 wants them."""
     checked("the name of an attachment", filename)
-    if _is_plain(filename):
+    if _is_plain(filename) and len(filename) <= _LONG:
         return f"{kind}; filename={_quoted(filename)}"
-    return f"{kind}; filename*=utf-8''{quote(filename, safe='')}"
+    pieces = re.findall("(?:%..|[^%]){1,20}", f"utf-8''{quote(filename, safe='')}")
+    if len(pieces) == 1:
+        return f"{kind}; filename*={pieces[0]}"
+    return "; ".join([kind, *(f"filename*{number}*={piece}" for number, piece in enumerate(pieces))])
 
 
 def _mailbox(what: str, address: Address) -> str:
@@ -113,7 +117,7 @@ def _mailbox(what: str, address: Address) -> str:
     name = checked(f"a name in {what}", address.name)
     if not name:
         return bare
-    if not _is_plain(name) or len(name) > 400:
+    if not _is_plain(name) or len(name) > _LONG:
         return f"{_encoded(name)} <{bare}>"
     return f"{name if _ATOMS.fullmatch(name) else _quoted(name)} <{bare}>"
 

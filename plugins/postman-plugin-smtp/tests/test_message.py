@@ -142,7 +142,7 @@ def test_text_html_inline_images_and_attachments_form_the_usual_tree(make_letter
 
 
 @pytest.mark.parametrize(
-    "filename", ["plain.txt", 'a "b"; c\\d.txt', "Übersicht €.pdf", "=?utf-8?q?x?=.txt", "长" * 60]
+    "filename", ["plain.txt", 'a "b"; c\\d.txt', "Übersicht €.pdf", "=?utf-8?q?x?=.txt", "长" * 255, "a" * 990 + ".txt"]
 )
 def test_an_attachment_keeps_its_name_type_and_bytes(filename: str, make_letter: MakeLetter) -> None:
     content = bytes(range(256)) * 9
@@ -213,6 +213,18 @@ def test_a_body_with_half_a_character_is_rejected(make_letter: MakeLetter) -> No
         render(make_letter(content=(Content(type="text/plain", value="\ud800"),)))
 
 
+def test_a_tracking_id_that_is_none_is_rejected(make_letter: MakeLetter) -> None:
+    with pytest.raises(MailRejected):
+        render(msgspec.structs.replace(make_letter(), id=Id("0x1\r\nBcc: evil@example.org")))
+
+
+@pytest.mark.parametrize(("text", "encoding"), [("Größe\n" * 9, "quoted-printable"), ("日本語\n" * 99, "base64")])
+def test_a_body_travels_in_the_shorter_encoding(text: str, encoding: str, make_letter: MakeLetter) -> None:
+    read = parsed(render(make_letter(content=(Content(type="text/plain", value=text),))))
+    assert read["Content-Transfer-Encoding"] == encoding
+    assert read.get_content() == text.replace("\n", "\r\n")
+
+
 def test_an_encoded_word_in_a_subject_stays_text(make_letter: MakeLetter) -> None:
     subject = "=?utf-8?q?a=0D=0ABcc:_evil=40example.org?="
     message = render(make_letter(subject=subject))
@@ -222,7 +234,7 @@ def test_an_encoded_word_in_a_subject_stays_text(make_letter: MakeLetter) -> Non
 
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=200)
 NAMES = TEXT | st.sampled_from(
-    ["a, b", 'q"q', "=?utf-8?q?=0D=0AX:_1?=", "<a@b>", " lead", "trail ", "a  b", ";", "é" * 90]
+    ["a, b", 'q"q', "=?utf-8?q?=0D=0AX:_1?=", "<a@b>", " lead", "trail ", "a  b", ";", "a" * 990, '"' * 600, "é" * 90]
 )
 
 
@@ -242,6 +254,8 @@ def test_two_parsers_read_back_exactly_the_headers_that_were_asked(subject: str,
     ours = ["Date", "Message-ID", "X-Postman-Id", "Subject", "From", "To", "X-Value", "MIME-Version", "Content-Type"]
     assert [name for name, _ in fields] == [*ours, "Content-Transfer-Encoding"]
     assert parsed(message).keys() == [name for name, _ in fields]
+    lines = message.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert all(len(line) <= 76 for line in lines if b"=?" in line)
     assert decoded(dict(fields)["Subject"]) == subject
     assert decoded(dict(fields)["X-Value"]) == value
     assert [address for _, address in email.utils.getaddresses([dict(fields)["To"]])] == [
