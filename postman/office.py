@@ -15,13 +15,11 @@ from postman.clerk import Clerk
 from postman.errors import StoreError
 from postman.guard import Guard
 from postman.ledger import Ledger, LedgerStatistics, Row
-from postman.postbox import Postbox
+from postman.postbox import ALL, Postbox
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
 from postman.server import Server
-
-ALL = "*"
 
 LOOK = 2.0
 """Seconds between two looks at whether the stores answer and who is paused."""
@@ -64,21 +62,18 @@ class Office:
         try:
             await self._ledger.statistics()
             await self._queue.statistics()
-            pauses = {pause.provider for pause in await self._ledger.pauses()}
+            pauses = await self._ledger.pauses()
         except StoreError as error:
             self._store_error = str(error)
             return
         self._store_error = ""
-        for carrier in self._postbox.carriers:
-            paused = ALL in pauses or carrier.name in pauses
-            if carrier.paused != paused:
-                carrier.paused = paused
+        self._postbox.pause(frozenset(pause.provider for pause in pauses))
 
     def unready(self) -> str | None:
-        """Why no mail can be accepted now; None: it can."""
+        """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""
         if self._guard.draining:
             return "the service is stopping"
-        return self._store_error or None
+        return "the store does not answer" if self._store_error else None
 
     async def status(self) -> dict[str, Any]:
         """The document of `GET /status`."""
