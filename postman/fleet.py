@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -25,6 +26,15 @@ CLOSE_LIMIT = 30.0
 """Seconds that a provider may take to give everything back."""
 
 
+@dataclass(eq=False)
+class _Stay:
+    """A provider's stay with us: asked to end, ended, and the means to end it if it will not."""
+
+    closing: trio.Event = field(default_factory=trio.Event)
+    closed: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
 class Fleet:
     """Opens and closes providers.
 
@@ -44,7 +54,7 @@ class Fleet:
         self._nursery = nursery
         self._client = client
         self._clock = clock
-        self._closing: dict[Carrier, tuple[trio.Event, trio.Event]] = {}
+        self._stays: dict[Carrier, _Stay] = {}
 
     async def open(self, configured: ConfiguredProvider, delivery: Delivery) -> Carrier:
         """Open one provider.
@@ -55,28 +65,29 @@ class Fleet:
         place = f'[[provider]] "{configured.table.name}"'
         terms = terms_of(configured, delivery)
         surroundings = Surroundings(terms.name, delivery.workers, terms.timeout, self._client)
-        closing, closed = trio.Event(), trio.Event()
-        try:
-            with trio.fail_after(OPEN_LIMIT):
-                provider = await self._nursery.start(_hold_open, configured, surroundings, closing, closed)
-        except ConfigError as error:
-            raise ConfigError(f"{place}: {error}") from error
-        except trio.TooSlowError as error:
-            raise ConfigError(f"{place}: did not open within {OPEN_LIMIT:g} s") from error
-        except Exception as error:
-            raise ConfigError(f"{place}: did not open: {type(error).__name__}: {error}") from error
-        carrier = Carrier(provider, terms, Breaker(is_fault=blame, clock=self._clock), clock=self._clock)
-        self._closing[carrier] = closing, closed
-        return carrier
+        stay = _Stay()
+        with trio.move_on_after(OPEN_LIMIT):
+            try:
+                provider = await self._nursery.start(_hold_open, configured, surroundings, stay)
+            except ConfigError as error:
+                raise ConfigError(f"{place}: {error}") from error
+            carrier = Carrier(provider, terms, Breaker(is_fault=blame, clock=self._clock), clock=self._clock)
+            self._stays[carrier] = stay
+            return carrier
+        raise ConfigError(f"{place}: did not open within {OPEN_LIMIT:g} s")
 
     async def close(self, carrier: Carrier) -> None:
-        """Close one provider, after its calls have ended; bounded."""
-        closing, closed = self._closing.pop(carrier)
-        closing.set()
-        with trio.move_on_after(CLOSE_LIMIT) as scope:
-            await closed.wait()
-        if scope.cancelled_caught:
+        """Close one provider, after its calls have ended; bounded. Closing it twice, also at once, does no harm."""
+        stay = self._stays.get(carrier)
+        if stay is None:
+            return
+        stay.closing.set()
+        with trio.move_on_after(CLOSE_LIMIT) as limit:
+            await stay.closed.wait()
+        if limit.cancelled_caught:
+            stay.scope.cancel()
             _log.warning("a provider did not close in time", provider=carrier.name, seconds=CLOSE_LIMIT)
+        self._stays.pop(carrier, None)
 
     def retire(self, carriers: Iterable[Carrier], settled: Callable[[], Awaitable[None]]) -> None:
         """Close providers in the background, once `settled` has returned."""
@@ -92,7 +103,7 @@ class Fleet:
     async def close_all(self) -> None:
         """Close every provider, at once."""
         async with trio.open_nursery() as nursery:
-            for carrier in list(self._closing):
+            for carrier in list(self._stays):
                 nursery.start_soon(self.close, carrier)
 
 
@@ -116,21 +127,26 @@ def terms_of(configured: ConfiguredProvider, delivery: Delivery) -> Terms:
 async def _hold_open(
     configured: ConfiguredProvider,
     surroundings: Surroundings,
-    closing: trio.Event,
-    closed: trio.Event,
+    stay: _Stay,
     *,
     task_status: trio.TaskStatus[Provider] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep a provider open until asked to close it. What it does wrong later costs this provider alone."""
     opened = False
     try:
-        async with configured.kind.open(configured.settings, surroundings) as provider:
-            opened = True
-            task_status.started(provider)
-            await closing.wait()
-    except Exception:
-        if not opened:
+        with stay.scope:
+            async with configured.kind.open(configured.settings, surroundings) as provider:
+                opened = True
+                task_status.started(provider)
+                await stay.closing.wait()
+    except (trio.Cancelled, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit too: nothing that a plugin does may end us
+        if opened:
+            _log.exception("a provider broke while it was open", provider=surroundings.name)
+        elif isinstance(error, ConfigError):
             raise
-        _log.exception("a provider broke while it was open", provider=surroundings.name)
+        else:
+            raise ConfigError(f"did not open: {type(error).__name__}: {error}") from error
     finally:
-        closed.set()
+        stay.closed.set()

@@ -19,6 +19,9 @@ from postman.carrier import Carrier, Place
 from postman.errors import ProviderMisconfigured, ProviderUnavailable
 from postman.ledger import Call
 
+ALL = "*"
+"""Stands for every provider where a name is asked for."""
+
 LEASE_MARGIN = 5.0
 """Seconds that a claim outlasts the provider's timeout."""
 
@@ -51,6 +54,7 @@ class Postbox:
         self._freed = trio.Event()
         self._turns: set[Turn] = set()
         self._left = trio.lowlevel.ParkingLot()
+        self._pauses: frozenset[str] = frozenset()
         self.replace(carriers)
 
     def replace(self, carriers: Sequence[Carrier]) -> None:
@@ -58,9 +62,18 @@ class Postbox:
         self.carriers = tuple(carriers)
         for carrier in self.carriers:
             carrier.on_free = self._wake
+        self.pause(self._pauses)
         primaries = deal(self.carriers, self._workers, self._chance)
         self._choices = [_Choice(primary, self._line_up(primary)) for primary in primaries]
         self._wake()
+
+    def pause(self, names: frozenset[str]) -> None:
+        """Begin no more calls of these providers and of those that will come under these names; resume all others."""
+        self._pauses = names
+        for carrier in self.carriers:
+            paused = ALL in names or carrier.name in names
+            if carrier.paused != paused:
+                carrier.paused = paused
 
     async def wait_available(self, worker: int) -> Turn:
         """Wait until a provider can be asked, and keep a place there. Workers pass in the order they came."""

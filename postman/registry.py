@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import site
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -80,10 +80,14 @@ def add_directory(directory: Path) -> None:
 
 def discover(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """The plugins of a group that are installed now, by name; imports none. More than one of a name is a conflict."""
-    distribution.look_afresh()
+    return _by_name(distribution.entry_points(), group)
+
+
+def _by_name(points: Iterable[EntryPoint], group: str) -> dict[str, tuple[EntryPoint, ...]]:
     found: dict[str, tuple[EntryPoint, ...]] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
-        found[point.name] = (*found.get(point.name, ()), point)
+    for point in sorted(points, key=lambda point: point.name):
+        if point.group == group:
+            found[point.name] = (*found.get(point.name, ()), point)
     return found
 
 
@@ -98,7 +102,7 @@ def load_kind(group: str, name: str) -> Kind[Any, Any]:
     Raises:
         ConfigError: there is none, there are two, or it is broken.
     """
-    return _load(_find(group, name))
+    return _load(_find(distribution.entry_points(), group, name))
 
 
 def decode_settings[S: msgspec.Struct](kind: Kind[S, Any], raw: object, place: Place | str, directory: Path) -> S:
@@ -123,13 +127,14 @@ def set_up(loaded: Loaded) -> Setup:
     stores: list[Configured] = []
     providers: list[ConfiguredProvider] = []
     config = loaded.config
+    points = distribution.entry_points()
     for group, url in ((hookspecs.LEDGERS, config.ledger.url), (hookspecs.QUEUES, config.queue.url or "")):
         with _noted(mistakes):
-            stores.append(_store(group, url, loaded))
+            stores.append(_store(points, group, url, loaded))
     for number, table in enumerate(config.provider, 1):
         with _noted(mistakes):
             place = loaded.place.under("provider").entry(number, {"name": table.name})
-            providers.append(_provider(table, place, loaded.directory))
+            providers.append(_provider(points, table, place, loaded.directory))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     ledger, queue = stores
@@ -144,12 +149,12 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
         mistakes.append(str(error))
 
 
-def _store(group: str, url: str, loaded: Loaded) -> Configured:
+def _store(points: Sequence[EntryPoint], group: str, url: str, loaded: Loaded) -> Configured:
     """A ledger or queue: the URL's scheme is its name, the query its further settings."""
     place = loaded.place.under(WORDS[group])
     base, _, query = url.partition("?")
     try:
-        point = _find(group, base.partition(":")[0])
+        point = _find(points, group, base.partition(":")[0])
         kind = _load(point)
     except ConfigError as error:
         raise ConfigError(f"{place}: url: {error}") from error
@@ -162,9 +167,9 @@ def _store(group: str, url: str, loaded: Loaded) -> Configured:
     return Configured(kind, cast("msgspec.Struct", settings), origin(point), distribution.fingerprint(point.dist))
 
 
-def _provider(table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:
+def _provider(points: Sequence[EntryPoint], table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:
     try:
-        point = _find(hookspecs.PROVIDERS, table.plugin)
+        point = _find(points, hookspecs.PROVIDERS, table.plugin)
         kind = _load(point)
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from error
@@ -172,9 +177,9 @@ def _provider(table: ProviderTable, place: Place, directory: Path) -> Configured
     return ConfiguredProvider(kind, settings, origin(point), distribution.fingerprint(point.dist), table)
 
 
-def _find(group: str, name: str) -> EntryPoint:
+def _find(points: Iterable[EntryPoint], group: str, name: str) -> EntryPoint:
     word = WORDS[group]
-    found = discover(group)
+    found = _by_name(points, group)
     match found.get(name, ()):
         case (point,):
             return point

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,6 @@ READ_LIMIT = 10.0
 """Seconds that reading and importing may take."""
 
 SECOND_LOOK = 1.0
-"""Seconds until a second look: an installer at work shows neither the old version of a plugin nor the new one."""
 
 FIXED: Final[Mapping[str, Callable[[Config], object]]] = {
     "node": lambda config: config.node,
@@ -46,8 +46,15 @@ FIXED: Final[Mapping[str, Callable[[Config], object]]] = {
 """What cannot change without a restart."""
 
 
-class Report(msgspec.Struct, frozen=True, rename="kebab"):
-    """What a reload did; names of providers."""
+class Report(msgspec.Struct, frozen=True):
+    """What a reload did, by names of providers.
+
+    Attributes:
+        added: opened; there were none of these names.
+        changed: opened anew, or granted other terms (a weight, a rate).
+        removed: are closed once their calls have ended.
+        kept: are as they were.
+    """
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
@@ -65,6 +72,9 @@ class Reloader:
         postbox: is given other providers.
         ledger: is given another policy.
         keyring: is given other keys.
+        read: how postman.toml becomes a setup; may block.
+        second_look: seconds after which it is read once more when it could not be: an installer at work shows neither
+            the old version of a plugin nor the new one, an editor half a file.
     """
 
     def __init__(
@@ -76,6 +86,8 @@ class Reloader:
         postbox: Postbox,
         ledger: Ledger,
         keyring: Keyring,
+        read: Callable[[Path], Setup] = lambda path: set_up(load(path)),
+        second_look: float = SECOND_LOOK,
     ) -> None:
         self._setup = setup
         self._carriers = dict(carriers)
@@ -83,6 +95,8 @@ class Reloader:
         self._postbox = postbox
         self._ledger = ledger
         self._keyring = keyring
+        self._read = read
+        self._second_look = second_look
         self._lock = trio.Lock()
         self._begun = 0
         self._last: Report | ConfigError | None = None
@@ -101,41 +115,51 @@ class Reloader:
         """
         asked = self._begun
         async with self._lock:
-            if self._begun == asked:  # else one has begun, and ended, since we asked
+            if self._begun == asked or self._last is None:  # else one has begun, and ended, since we asked
                 self._begun += 1
+                self._last = None  # stays so if we are cancelled
                 self._last = await self._try()
         if isinstance(self._last, ConfigError):
             raise self._last
-        if self._last is None:
-            raise ConfigError("the reload before this one was cancelled; ask again")
         return self._last
 
     async def _try(self) -> Report | ConfigError:
+        failure: ConfigError
         try:
             report = await self._reload()
         except ConfigError as error:
-            self.trouble = f"The reload at {time.strftime('%H:%M:%S')} failed, the old configuration goes on: {error}"
-            _log.error("reload failed; the old configuration goes on", reason=str(error))
-            return error
-        self.trouble = ""
-        _log.info("reloaded", **msgspec.to_builtins(report))
-        return report
+            failure = error
+        except Exception as bug:  # noqa: BLE001  # the wall between us and what a plugin does while it is read
+            _log.exception("a bug ended a reload")
+            failure = ConfigError(f"{type(bug).__name__}: {bug}; the log says more")
+        else:
+            self.trouble = ""
+            _log.info("reloaded", **msgspec.to_builtins(report))
+            return report
+        self.trouble = f"The reload at {time.strftime('%H:%M:%S')} failed, the old configuration goes on: {failure}"
+        _log.error("reload failed; the old configuration goes on", reason=str(failure))
+        return failure
 
     async def _reload(self) -> Report:
-        setup = await _read_twice(self._setup.loaded.path)
-        refuse_fixed(self.config, setup.loaded.config)
+        setup = await self._read_twice()
+        config = setup.loaded.config
+        refuse_fixed(self.config, config)
+        Keyring(config.http.key)  # raises here what the swap could not bear
         old = {provider.table.name: provider for provider in self._setup.providers}
         new = {provider.table.name: provider for provider in setup.providers}
-        kept = {name for name in new if name in old and _same(old[name], new[name], self.config, setup.loaded.config)}
-        opened = await self._open([new[name] for name in new if name not in kept], setup.loaded.config)
-        retired = [carrier for name, carrier in self._carriers.items() if name not in kept]
+        stay = [name for name in new if name in old and _same(old[name], new[name], self.config, config)]
+        terms = {name: terms_of(new[name], config.delivery) for name in stay}
+        opened = await self._open([new[name] for name in new if name not in terms], config)
+        kept = {name for name in stay if terms[name] == self._carriers[name].terms}
+        retired = [carrier for name, carrier in self._carriers.items() if name not in terms]
         # from here to the end there is no checkpoint
-        for name in kept:
-            self._carriers[name].retune(terms_of(new[name], setup.loaded.config.delivery))
+        for name in terms.keys() - kept:
+            self._carriers[name].retune(terms[name])
         self._carriers = {name: opened.get(name) or self._carriers[name] for name in new}
-        self._postbox.replace(list(self._carriers.values()))
-        self._ledger.policy = policy_of(setup.loaded.config)
-        self._keyring.replace(setup.loaded.config.http.key)
+        if list(old) != list(new) or len(kept) < len(new):
+            self._postbox.replace(list(self._carriers.values()))
+        self._ledger.policy = policy_of(config)
+        self._keyring.replace(config.http.key)
         self._setup = setup
         if retired:
             self._fleet.retire(retired, self._postbox.wait_settled)
@@ -145,6 +169,14 @@ class Reloader:
             removed=tuple(name for name in old if name not in new),
             kept=tuple(name for name in new if name in kept),
         )
+
+    async def _read_twice(self) -> Setup:
+        read = partial(self._read, self._setup.loaded.path)
+        try:
+            return await in_time(read)
+        except Exception:  # noqa: BLE001  # of whatever kind: it may be gone in a moment
+            await trio.sleep(self._second_look)
+        return await in_time(read)
 
     async def _open(self, providers: list[ConfiguredProvider], config: Config) -> dict[str, Carrier]:
         """Open all of them, or none."""
@@ -192,11 +224,3 @@ async def in_time(read: Callable[[], Setup]) -> Setup:
             limiter=trio.CapacityLimiter(1),  # of its own, so that an import that hangs does not block the next reading
         )
     raise ConfigError(f"reading the configuration and importing its plugins took longer than {READ_LIMIT:g} s")
-
-
-async def _read_twice(path: Path) -> Setup:
-    try:
-        return await in_time(lambda: set_up(load(path)))
-    except ConfigError:
-        await trio.sleep(SECOND_LOOK)
-        return await in_time(lambda: set_up(load(path)))

@@ -83,6 +83,7 @@ async def run(
         ConfigError: something in the configuration is wrong; nothing was accepted.
         StoreError: a store cannot be opened.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes too late to be obeyed must not kill us while we stop
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         trio.socket.set_custom_hostname_resolver(Lookups())
         setup = await in_time(partial(set_up, loaded))
