@@ -7,7 +7,6 @@ mail could read them.
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from binascii import b2a_qp
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ _OURS = {
     "mime-version",
     "x-postman-id",
 }
-_LINE_BREAK = re.compile(r"\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _multipart(subtype: str, boundary: str, parts: list[_Part], parameters: str 
 def _text(media_type: str, text: str) -> _Part:
     """A body, its line breaks made CRLF; base64 where quoted-printable would be longer."""
     try:
-        raw = _LINE_BREAK.sub("\n", text).encode()
+        raw = text.replace("\r\n", "\n").replace("\r", "\n").encode()
     except UnicodeEncodeError:
         raise MailRejected("a body holds half a character") from None
     kind = header.field("Content-Type", f"{media_type}; charset=utf-8")

@@ -26,6 +26,7 @@ class Pool:
     def __init__(self, dial: Callable[[], Awaitable[Connection]]) -> None:
         self._dial = dial
         self._idle: list[Connection] = []
+        self._closed = False
 
     @asynccontextmanager
     async def lend(self, *, fresh: bool = False) -> AsyncIterator[Connection]:
@@ -40,16 +41,17 @@ class Pool:
         try:
             yield connection
         finally:
-            if connection.resting and not connection.broken and connection.letters < MAX_LETTERS:
-                connection.used = trio.current_time()
-                self._idle.append(connection)
-            elif connection.resting:
+            if connection.broken or not connection.resting:
+                connection.close()
+            elif self._closed or connection.letters >= MAX_LETTERS:
                 await connection.quit()
             else:
-                connection.close()
+                connection.used = trio.current_time()
+                self._idle.append(connection)
 
     async def close(self) -> None:
-        """Take leave of all that idle."""
+        """Take leave of all that idle, and of those that are lent when they come back."""
+        self._closed = True
         while self._idle:
             await self._idle.pop().quit()
 
@@ -58,7 +60,12 @@ class Pool:
             await self._idle.pop(0).quit()
         while self._idle:
             connection = self._idle.pop()
-            if await connection.is_quiet():
+            quiet = False
+            try:
+                quiet = await connection.is_quiet()
+            finally:  # also when cancelled, a connection is in the pool, lent or closed
+                if not quiet:
+                    connection.close()
+            if quiet:
                 return connection
-            connection.close()
         return None

@@ -21,6 +21,9 @@ from postman_plugin_smtp.reply import Reply, account_refusal, refusal, takes_few
 from postman_plugin_smtp.session import Dialler
 from postman_plugin_smtp.settings import SmtpSettings, trust
 
+_CONNECT: Final = 10.0
+"""Seconds for finding the host and connecting to it; a host that is dead must not cost the time of a whole call."""
+_LARGE: Final = 1_000_000
 _RESET: Final = 2.0
 """Seconds for the answer to RSET."""
 
@@ -60,10 +63,11 @@ class SmtpProvider:
     def __init__(self, dialler: Dialler) -> None:
         self._dialler = dialler
         self._pool = Pool(dialler.open)
+        self._threads = trio.CapacityLimiter(2)
 
     async def send(self, letter: Letter, attempt: Attempt) -> Receipt:
         """Hand `letter` over in one transaction; a connection that died while it idled is replaced once."""
-        transaction = Transaction.of(letter)
+        transaction = await self._transaction(letter)
         fresh = False
         while True:
             async with self._pool.lend(fresh=fresh) as connection:
@@ -76,6 +80,14 @@ class SmtpProvider:
                     continue
                 refused = await _name_recipients(connection, transaction)
                 return await _hand_over(connection, transaction, attempt, refused)
+
+    async def _transaction(self, letter: Letter) -> Transaction:
+        """Render `letter`, in a thread if that would hold the loop for long (about 10 ms a megabyte)."""
+        mail = letter.mail
+        size = sum(len(content.value) for content in mail.content) + sum(len(file.content) for file in mail.attachments)
+        if size < _LARGE:
+            return Transaction.of(letter)
+        return await trio.to_thread.run_sync(Transaction.of, letter, limiter=self._threads, abandon_on_cancel=True)
 
     async def check(self) -> str:
         """Connect, encrypt, sign in, NOOP, QUIT."""
@@ -103,7 +115,7 @@ async def open_smtp(settings: SmtpSettings, surroundings: Surroundings) -> Async
         ConfigError: `ca-file` cannot be read.
     """
     context = await trio.to_thread.run_sync(trust, settings, limiter=trio.CapacityLimiter(1))
-    provider = SmtpProvider(Dialler(settings, context, surroundings.timeout))
+    provider = SmtpProvider(Dialler(settings, context, min(_CONNECT, surroundings.timeout)))
     try:
         yield provider
     finally:

@@ -25,12 +25,12 @@ class Dialler:
 
     Attributes:
         settings: of the account.
-        context: None for `security = "none"`.
+        context: whom to believe; not used with `security = "none"`.
         timeout: seconds for finding the host and connecting to it.
     """
 
     settings: SmtpSettings
-    context: ssl.SSLContext | None
+    context: ssl.SSLContext
     timeout: float
 
     async def open(self) -> Connection:
@@ -51,12 +51,12 @@ class Dialler:
 
     async def _greet(self, connection: Connection, literal: str) -> None:
         settings = self.settings
-        if settings.security == "tls" and self.context is not None:
+        if settings.security == "tls":
             await connection.start_tls(self.context, settings.host)
         _wanted(await connection.reply(), "greeting", 220)
         name = settings.helo_name or _own_name() or literal
         await _hello(connection, name)
-        if settings.security == "starttls" and self.context is not None:
+        if settings.security == "starttls":
             if "STARTTLS" not in connection.extensions:
                 raise ProviderMisconfigured("the server offers no STARTTLS; nothing is sent in clear text")
             _wanted(await connection.command("STARTTLS"), "STARTTLS", 220)

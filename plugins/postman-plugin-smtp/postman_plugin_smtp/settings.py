@@ -63,17 +63,12 @@ def account(settings: SmtpSettings) -> str:
     return f"{settings.host.lower()}:{settings.service}/{settings.username or ''}"
 
 
-def trust(settings: SmtpSettings) -> ssl.SSLContext | None:
+def trust(settings: SmtpSettings) -> ssl.SSLContext:
     """Whom to believe: certificates and names are verified, TLS 1.2 or later. Reads files.
-
-    Returns:
-        None for `security = "none"`.
 
     Raises:
         ConfigError: `ca-file` cannot be read.
     """
-    if settings.security == "none":
-        return None
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # SSLError is one

@@ -144,3 +144,16 @@ async def test_an_end_that_is_known_survives_a_cancellation() -> None:
         assert ends == [(MAX_LETTERS, True), (1, True), (1, False)]
         await pool.close()
         await server.wait_closed()
+
+
+async def test_a_connection_that_comes_back_after_the_provider_was_closed_is_closed(
+    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+) -> None:
+    async with open_smtp_fault_server({"DATA": Fault.STALL}) as server:
+        async with trio.open_nursery() as nursery:
+            async with open_provider(server.port) as provider:
+                nursery.start_soon(provider.send, make_letter(), make_attempt())
+                await server.wait_reached("DATA")
+                server.script.clear()
+            nursery.cancel_scope.cancel()
+        await server.wait_closed()
