@@ -174,7 +174,7 @@ def test_a_reset_during_a_probe_makes_its_end_meaningless(bench: Bench) -> None:
     bench.bring_to(HALF_OPEN)
     probe = bench.begin()
     bench.breaker.reset()
-    assert bench.breaker.free == math.inf
+    assert (bench.breaker.free, bench.breaker.seconds_until_free()) == (math.inf, 0.0)
     probe.end(FATAL)
     assert bench.breaker.state is CLOSED
 
@@ -579,8 +579,8 @@ class AgreesWithModel(RuleBasedStateMachine):
         assert self.breaker.free == (math.inf if statistics.state is CLOSED else self._may_probe())
         assert (statistics.calls, statistics.faults) == (len(recent), sum(recent))
         assert (statistics.faults_in_a_row, statistics.opened_in_a_row) == (self.model.row, self.model.n)
-        if statistics.state is OPEN and self.model.until is not None:
-            assert self.breaker.seconds_until_free() == self.model.until - now
+        wait = math.inf if self.model.probing else max(0.0, (self.model.until or now) - now)
+        assert self.breaker.seconds_until_free() == wait
 
     def _may_probe(self) -> bool:
         return self.model.state(self.clock.now) is HALF_OPEN and not self.model.probing
