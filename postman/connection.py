@@ -178,7 +178,6 @@ class Connection:
         with contextlib.suppress(OutcomeUnknown):
             answer = await self.receive()
             if answer.status in STATUSES:
-                self.reusable = False
                 return answer
         raise broken
 

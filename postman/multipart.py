@@ -26,7 +26,7 @@ def encode(fields: Sequence[tuple[str, str]], files: Sequence[File] = ()) -> tup
     parts += [(_head(file.field, file.filename, file.type), file.content) for file in files]
     digest = hashlib.blake2b(digest_size=24)
     for head, content in parts:
-        digest.update(b"%d %d " % (len(head), len(content)) + head)
+        digest.update(head)
         digest.update(content)
     boundary = b"form-" + digest.hexdigest().encode()
     body = [piece for head, content in parts for piece in (b"--", boundary, b"\r\n", head, content, b"\r\n")]

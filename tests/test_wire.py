@@ -11,6 +11,7 @@ import trio
 import trio.testing
 import trustme
 
+from postman.answer import MAX_BODY
 from postman.errors import ConfigError, OutcomeUnknown, ProviderError, ProviderUnavailable, TooLate
 from postman.provider import Attempt, Phase
 from postman.secret import Secret
@@ -43,6 +44,12 @@ async def ends(call: Callable[[Attempt], Awaitable[object]]) -> tuple[type[Provi
     with trio.fail_after(IN_TIME), pytest.raises(ProviderError) as caught:
         await call(attempt)
     return type(caught.value), attempt.phase, caught.value.reason
+
+
+async def wait_all_closed(server: FaultServer) -> None:
+    with trio.fail_after(IN_TIME):
+        while server.open_connections:  # noqa: ASYNC110  # the end comes over the network, not as an event
+            await trio.sleep(0.001)
 
 
 # What a request is and what an answer is
@@ -308,15 +315,35 @@ async def test_an_answer_that_cannot_be_read_is_in_doubt_and_spoils_no_later_cal
 
 
 @pytest.mark.parametrize("act", [acts.hang(accept=True), acts.drip()], ids=["hang", "drip"])
+@pytest.mark.parametrize("before", [0, 1], ids=["on a new connection", "on a kept connection"])
 async def test_the_callers_deadline_ends_a_call_that_was_handed_over(
-    server: FaultServer, client: Client, act: Act
+    server: FaultServer, client: Client, act: Act, before: int
 ) -> None:
-    server.script(act)
+    server.script(*before * [acts.answer(202)], act)
+    for _ in range(before):
+        await client.post("/", attempt=an_attempt(), json=0)
     attempt = an_attempt()
     with trio.move_on_after(0.2) as scope:
         await client.post("/", attempt=attempt, json=1)
     assert (scope.cancelled_caught, attempt.phase) == (True, Phase.HANDED_OVER)
+    await wait_all_closed(server)
     assert (await client.post("/", attempt=an_attempt(), json=2)).status == 202
+
+
+async def test_a_body_may_be_as_long_as_the_limit_and_no_longer(server: FaultServer, client: Client) -> None:
+    server.script(acts.answer(202, body=bytes(MAX_BODY)), acts.answer(202, body=bytes(MAX_BODY + 1)))
+    assert len((await client.get("/")).body) == MAX_BODY
+    outcome, phase, _ = await ends(lambda a: client.post("/", attempt=a, json=1))
+    assert (outcome, phase) == (OutcomeUnknown, Phase.HANDED_OVER)
+
+
+async def test_the_limit_of_headers_is_for_each_answer_and_not_for_a_connection(
+    server: FaultServer, client: Client
+) -> None:
+    server.otherwise = acts.answer(202, {"X-Long": 60_000 * "x"})
+    for _ in range(3):
+        assert (await client.get("/")).ok
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -395,12 +422,6 @@ async def test_a_hundred_cancelled_calls_spoil_no_later_one(server: FaultServer,
             await client.post("/", attempt=an_attempt(), json=f"cancelled {n}")
     for n in range(10):
         assert (await client.post("/", attempt=an_attempt(), json=n)).body == b"%d" % n
-
-
-async def wait_all_closed(server: FaultServer) -> None:
-    with trio.fail_after(IN_TIME):
-        while server.open_connections:  # noqa: ASYNC110  # the end comes over the network, not as an event
-            await trio.sleep(0.001)
 
 
 async def test_leaving_the_client_closes_its_connections(server: FaultServer) -> None:

@@ -107,12 +107,12 @@ def close_after_request(*, accept: bool) -> Act:
 
 
 def hang(*, accept: bool) -> Act:
-    """Read all, and never answer."""
+    """Read all, and never answer; ends when the client goes away."""
 
     async def play(turn: Turn) -> bool:
         await turn.read_request()
         turn.request.accepted = accept
-        await trio.sleep_forever()
+        await turn.stream.receive_some(1)
         return False
 
     return Act(play)
