@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -38,7 +39,7 @@ class SmtpSettings(ProviderSettings, frozen=True, kw_only=True):
     security: Literal["starttls", "tls", "none"] = "starttls"
     username: Username | None = None
     password: Secret | None = None
-    ca_file: str | None = None
+    ca_file: Path | None = None
     helo_name: HeloName | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +73,6 @@ def trust(settings: SmtpSettings) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:  # SSLError is one
-        raise ConfigError(f"ca-file {settings.ca_file!r} holds no certificates that can be read: {error}") from None
+        raise ConfigError(f"ca-file {settings.ca_file} holds no certificates that can be read: {error}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -66,8 +66,8 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture(scope="session")
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`authority` as `ca-file`."""
     path: Path = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(path))
-    return str(path)
+    return path

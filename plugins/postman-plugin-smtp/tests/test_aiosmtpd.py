@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -84,7 +85,7 @@ def port(mailbox: Mailbox, authority: trustme.CA) -> Iterator[int]:
 
 @pytest.fixture
 def send(
-    port: int, ca_file: str, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]
+    port: int, ca_file: Path, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]
 ) -> Callable[..., Any]:
     """Send letters over one provider."""
 

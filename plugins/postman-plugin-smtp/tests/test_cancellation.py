@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
@@ -38,7 +39,7 @@ MOMENTS = {
 async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
     moment: str,
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],

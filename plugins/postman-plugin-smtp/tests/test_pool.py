@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
@@ -107,7 +108,7 @@ async def test_what_fails_after_mail_or_by_an_answer_is_not_tried_again(
 @pytest.mark.parametrize("security", ["none", "tls"])
 @pytest.mark.parametrize("more", [b"250 Ok\r\n", b"421 4.4.2 timeout\r\n", Fault.DROP, Fault.RESET], ids=repr)
 async def test_a_server_that_speaks_or_hangs_up_between_letters_is_not_believed(
-    more: bytes | Fault, security: str, authority: trustme.CA, ca_file: str, open_provider: OpenProvider, send: Send
+    more: bytes | Fault, security: str, authority: trustme.CA, ca_file: Path, open_provider: OpenProvider, send: Send
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)

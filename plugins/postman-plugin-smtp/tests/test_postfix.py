@@ -103,7 +103,7 @@ def postfix(authority: trustme.CA) -> Iterator[Postfix]:
 
 
 @pytest.fixture
-def send(postfix: Postfix, ca_file: str, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]) -> Send:
+def send(postfix: Postfix, ca_file: Path, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]) -> Send:
     """Send letters over one provider."""
 
     async def send(*letters: Letter) -> list[Receipt]:

@@ -11,8 +11,10 @@ import msgspec
 import pytest
 
 from postman.errors import ConfigError
+from postman.hookspecs import PROVIDERS
 from postman.kind import FEATURES, Surroundings
 from postman.provider import LiveCheck, ProviderMisconfigured, ProviderUnavailable
+from postman.registry import decode_settings, load_kind
 from postman.secret import Secret
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
 from postman.wire import ClientFactory
@@ -49,7 +51,18 @@ def test_the_kind_says_what_it_is() -> None:
 )
 def test_settings_that_cannot_work_are_refused_with_the_cure(settings: dict[str, Any], cure: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=cure):
-        msgspec.convert(settings, SmtpSettings, dec_hook=lambda _type, text: Secret(text))
+        msgspec.convert(settings, SmtpSettings, dec_hook=lambda type_, text: type_(text))
+
+
+def test_settings_are_read_as_they_stand_in_postman_toml(tmp_path: Path) -> None:
+    (tmp_path / "smtp.password").write_text("hunter2\n")
+    raw = {"host": "a", "username": "u", "password": {"file": "smtp.password"}, "ca-file": "ca.pem", "helo-name": "b.c"}
+    settings = decode_settings(load_kind(PROVIDERS, "smtp"), raw, "settings", tmp_path)
+    assert settings == SmtpSettings(
+        host="a", username="u", password=Secret("hunter2"), ca_file=tmp_path / "ca.pem", helo_name="b.c"
+    )
+    with pytest.raises(ConfigError, match="in clear text"):
+        decode_settings(load_kind(PROVIDERS, "smtp"), raw | {"security": "none"}, "settings", tmp_path)
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "::1"])
@@ -61,7 +74,7 @@ async def test_a_ca_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -
     surroundings = Surroundings(name="smtp", workers=1, timeout=1.0, client=ClientFactory())
     (tmp_path / "empty.pem").write_text("")
     for name in ("missing.pem", "empty.pem"):
-        settings = SmtpSettings(host="a", ca_file=str(tmp_path / name))
+        settings = SmtpSettings(host="a", ca_file=tmp_path / name)
         with pytest.raises(ConfigError, match=name):
             async with open_smtp(settings, surroundings):
                 pass

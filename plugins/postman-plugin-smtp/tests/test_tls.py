@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def _side(certificate: trustme.LeafCert) -> ssl.SSLContext:
 async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
     security: str,
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
@@ -72,7 +73,7 @@ async def test_a_failing_starttls_is_never_followed_by_clear_text(
     act: Act,
     end: type[NotAccepted],
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
@@ -106,7 +107,7 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
     flaw: str,
     implicit: bool,  # a parameter of the matrix
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
@@ -129,7 +130,7 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
 
 async def test_tls_1_1_is_not_spoken(
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
@@ -155,7 +156,7 @@ async def test_tls_1_1_is_not_spoken(
 
 async def test_a_reply_that_came_before_its_time_inside_tls_does_not_count_as_acceptance(
     authority: trustme.CA,
-    ca_file: str,
+    ca_file: Path,
     open_provider: OpenProvider,
     make_letter: MakeLetter,
     make_attempt: Callable[[], Attempt],
