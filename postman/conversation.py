@@ -30,6 +30,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from postman.config import Http
+from postman.failpoint import failpoint
 from postman.framing import Framing
 
 _LINGER = 2.0  # seconds a refused client has to read why, while what it still sends is thrown away
@@ -151,6 +152,7 @@ class Conversation:
                 self._answered = trio.Event()
                 self._expect_within(self._limits.body_timeout)
             case Updated():
+                failpoint("A7")
                 self._answered.set()
                 self._idle = True
                 self._expect_within(self._limits.idle_timeout)

@@ -98,6 +98,16 @@ async def test_a_body_that_waits_for_100_continue_is_asked_for(house: Any, desk:
         assert (await client.answer()).status == 202
 
 
+async def test_an_answer_before_the_body_does_not_meet_the_100_on_its_way(house: Any) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with house(app) as home:
+        answer = await home.ask(POST.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue").removesuffix(b"hello"))
+        assert answer.status == 401
+
+
 async def test_absolute_form_is_a_path_like_any_other(house: Any, desk: Any) -> None:
     async with house(desk.app) as home:
         assert (await home.ask(POST.replace(b"/mail", b"http://x/mail"))).status == 202
@@ -120,6 +130,22 @@ async def test_an_answer_that_breaks_off_closes_the_connection(house: Any) -> No
     async with house(app) as home, home.connect() as client:
         await client.send(GET)
         assert (await client.rest()).endswith(b"\r\n\r\nhalf")
+
+
+async def test_nothing_follows_an_answer_whose_sending_was_cut(house: Any) -> None:
+    cut = trio.Event()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"30000000")]})
+        with trio.move_on_after(0.1):
+            await send({"type": "http.response.body", "body": bytes(30_000_000), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        cut.set()
+
+    async with house(app) as home, home.connect() as client:
+        await client.send(GET)
+        await cut.wait()
+        assert len(await client.rest()) < 30_000_000
 
 
 @pytest.mark.parametrize("leave", ["fin", "rst"])
