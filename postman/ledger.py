@@ -183,7 +183,7 @@ class Ended(msgspec.Struct, frozen=True):
     end: End
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One line of a row's history."""
 
     at: float
@@ -197,10 +197,10 @@ HISTORY_ENDS = 20
 """The first and the last so many entries of a history are kept."""
 
 
-class Row(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Row(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """All that the ledger knows of a letter but its body. Times are wall seconds unless said otherwise.
 
-    Fields are only ever added, with defaults, so that a row written by an older version is read by a newer one.
+    Fields are only ever added, at the end and with defaults, so that a row written by an older version can be read.
     """
 
     id: Id

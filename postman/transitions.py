@@ -87,8 +87,8 @@ def claim(row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, 
         if row.state is not State.QUEUED or row.due > now.wall:
             return row, None
     else:
-        row = finish(row, after.claim.fence, after.claim.call.provider, after.end, policy, now)
-        if row.state is not State.QUEUED or row.fence != after.claim.fence:
+        before, row = row, finish(row, after.claim.fence, after.claim.call.provider, after.end, policy, now)
+        if row is before or row.state is not State.QUEUED:
             return row, None
     row = age(row, policy, now)
     if row.state is not State.QUEUED:

@@ -157,6 +157,12 @@ def test_asking_another_in_the_same_write_costs_no_round_of_back_off(kind: EndKi
     assert row.due > NOW.wall
 
 
+def test_an_end_that_is_told_twice_claims_nothing() -> None:
+    after = Ended(Claim(LETTER, FENCE, LAMDA, 0.0), End(EndKind.UNAVAILABLE, "why"))
+    row, _ = transitions.claim(a_row(State.SENDING), [], after, POLICY, NOW)
+    assert transitions.claim(row, [LAMDA, DELTA], after, POLICY, NOW) == (row, None)
+
+
 @pytest.mark.parametrize(("retry_after", "least"), [(-5.0, 1.0), (300.0, 300.0), (1e9, 3_600.0)])
 def test_what_a_provider_asks_us_to_wait_is_clamped(retry_after: float, least: float) -> None:
     end = End(EndKind.UNAVAILABLE, retry_after=retry_after)

@@ -13,6 +13,7 @@ import msgspec
 
 from postman import transitions
 from postman.errors import IdTaken, KeyReused, StoreError, StoreFull
+from postman.failpoint import failpoint
 from postman.ledger import (
     Accepted,
     Call,
@@ -118,6 +119,7 @@ def accept(
         rows.add(parcel)
     if key is not None:
         rows.remember(client, key, Used(fingerprint, ids), now)
+    failpoint("A3")
     return Accepted(ids)
 
 

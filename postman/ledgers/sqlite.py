@@ -5,6 +5,7 @@ Rows `sending` at open belong to a process that is dead: nobody will write the e
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from functools import partial
 import msgspec
 
 from postman.database import Database, open_database
+from postman.errors import StoreFull
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import (
@@ -40,6 +42,8 @@ from postman.provider import Receipt
 from postman.queue import Note, Queue, QueueSettings
 from postman.queues.sqlite import SqliteQueue, path_of, queue_on
 
+RESERVE = 67_108_864
+
 
 class SqliteLedger:
     """See `postman.ledger.Ledger`. What returned has survived a power cut.
@@ -49,6 +53,9 @@ class SqliteLedger:
         policy: of postman.toml.
         clock: the time.
         queue: on the same database; then `accept` puts the notes in its own transaction.
+
+    Attributes:
+        reserve: bytes of the disk that letters may not use, so that what was accepted can be sent when it is full.
     """
 
     durable = True
@@ -57,6 +64,7 @@ class SqliteLedger:
     def __init__(
         self, database: Database, policy: Policy, clock: Callable[[], Now] = present, queue: SqliteQueue | None = None
     ) -> None:
+        self.reserve = RESERVE
         self._clock = clock
         self._database = database
         self._queue = queue
@@ -78,6 +86,7 @@ class SqliteLedger:
 
     async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """See `Ledger.accept`."""
+        self._check_room()
         now, policy, queue = self._clock(), self.policy, self._queue
         parcels = rows.parcels(letters, client, policy, now)
         if queue is None:
@@ -96,11 +105,20 @@ class SqliteLedger:
 
         return await self._database.run(accept_and_put)
 
+    def _check_room(self) -> None:
+        disk = os.statvfs(self._database.path.parent)
+        if disk.f_bavail * disk.f_frsize < self.reserve:
+            raise StoreFull(f"less than {self.reserve >> 20} MiB are free on the disk of {self._database.path}")
+
     async def claim(self, id: Id, calls: Sequence[Call], after: Ended | None = None) -> Claim | Unclaimable:
         """See `Ledger.claim`."""
-        return await self._database.run(
-            partial(rows.claim, self._rows, id, calls, after, self.policy, self._clock()),
-        )
+        policy, now = self.policy, self._clock()
+
+        def claim() -> Claim | Unclaimable:
+            self._rows.read_ahead(id)
+            return rows.claim(self._rows, id, calls, after, policy, now)
+
+        return await self._database.run(claim)
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """See `Ledger.finish`."""

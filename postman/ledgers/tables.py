@@ -33,7 +33,8 @@ NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 """States as the file has them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
 
 CACHED: Final = 4_096
-"""So many rows that have not ended are kept in memory: the oldest, since they are the next to be read."""
+"""So many rows that have not ended are kept in memory; half of the place is for those that are about to be claimed."""
+READ_AHEAD: Final = 32
 CACHED_BODY: Final = 8_192
 """Bytes; bodies up to this are kept with their rows until they are claimed."""
 SLACK: Final = 3_600.0
@@ -113,7 +114,7 @@ class SqliteRows:
         if self._doubled != self._committed[1]:
             self._sql.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('doubled', ?)", (self._doubled,))
         for row in [*self._changed.values(), *(row for _, row, _, _ in added)]:
-            if row.state.ended or len(self._cache) > CACHED:
+            if row.state.ended or len(self._cache) > CACHED // 2:
                 self._cache.pop(row.id, None)
         self._added, self._changed, self._bodiless = {}, {}, []
 
@@ -137,17 +138,21 @@ class SqliteRows:
         """See `Rows.get`."""
         if id in self._cache:
             return self._cache[id][0]
+        return next(self._rows("WHERE key = ?", key_of(id)), None)
+
+    def read_ahead(self, id: Id) -> None:
+        """Bring a letter that is about to be claimed into memory, with those behind it, which are likely to be next."""
+        if id in self._cache or len(self._cache) > CACHED:
+            return
         found = self._sql.execute(
             "SELECT row, CASE WHEN length(letter) <= ? THEN letter END "
-            "FROM letter LEFT JOIN body USING (key) WHERE key = ?",
-            (CACHED_BODY, key_of(id)),
-        ).get
-        if found is None:
-            return None
-        row, body = _decoder.decode(found[0]), found[1]
-        if not row.state.ended and len(self._cache) < CACHED:
-            self._cache[id] = row, body
-        return row
+            "FROM letter LEFT JOIN body USING (key) WHERE key >= ? ORDER BY key LIMIT ?",
+            (CACHED_BODY, key_of(id), READ_AHEAD),
+        )
+        for encoded, body in found:
+            row = _decoder.decode(encoded)
+            if not row.state.ended:
+                self._cache.setdefault(row.id, (row, body))
 
     def known(self, id: Id) -> bool:
         """See `Rows.known`. Looks in memory alone; the primary key refuses the others."""

@@ -57,10 +57,13 @@ class Model:
     def claim(self, steady: float) -> None:
         self.state, self.fence, self.lease = "sending", self.fence + 1, steady + LEASE
 
+    def owned(self, fence: int) -> bool:
+        return self.fence == fence and self.state in {"sending", "in-doubt", "held"}
+
     def end(self, fence: int, name: str, kind: EndKind, wall: float) -> None:
         if kind == "accepted":
             self.receipt()
-        elif self.fence == fence and self.state in {"sending", "in-doubt", "held"}:
+        elif self.owned(fence):
             self.attempts += kind in {"refused", "rejected", "unknown"}
             if kind == "rejected":
                 self.state = "rejected"
@@ -162,10 +165,10 @@ class LedgerBesideModel(RuleBasedStateMachine):
         calls = [Call(name, "", LEASE, ready=name in ready) for name in NAMES]
         answer = self.do(self.scene.ledger.claim, id, calls, after)
         model = self.models[id]
+        counts = after is None or model.owned(after.claim.fence)
         if after is not None:
             model.end(after.claim.fence, after.claim.call.provider, after.end.kind, self.clock.wall)
-        owner = after is None or model.fence == after.claim.fence
-        name = model.claimable(ready, self.clock.wall) if owner else None
+        name = model.claimable(ready, self.clock.wall) if counts else None
         if name is not None:
             model.claim(self.clock.steady)
         assert name == (answer.call.provider if isinstance(answer, Claim) else None)
