@@ -28,12 +28,9 @@ import enum
 import math
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-
-__all__ = ["Blame", "Breaker", "BreakerOpen", "BreakerStatistics", "State", "any_exception", "linear_delay"]
 
 
 class BreakerOpen(Exception):
@@ -54,52 +51,39 @@ class BreakerOpen(Exception):
 class State(enum.StrEnum):
     """What a breaker lets through."""
 
-    CLOSED = "closed"
-    """Every call."""
-    OPEN = "open"
-    """None, until the time for a probe has come."""
-    HALF_OPEN = "half-open"
-    """One call at a time, a probe; any answer to it closes the breaker."""
+    CLOSED = "closed"  # every call
+    OPEN = "open"  # none, until the time for a probe has come
+    HALF_OPEN = "half-open"  # one call at a time, a probe
 
 
 class Blame(enum.Enum):
-    """Whose fault the end of a call is."""
+    """Whose fault the end of a call is.
+
+    NONE: the service answered; all is well, or the fault is in what it was asked. Counts as success.
+    PROVIDER: the service failed. Counts as a fault.
+    FATAL: the service will not work before a person mends something, as with a wrong key. Opens at once.
+    NEITHER: it says nothing about the service, as when the call was cancelled. Not counted; frees a probe's place.
+    """
 
     NONE = enum.auto()
-    """The service answered: all is well, or the fault is in what it was asked. Counts as success."""
     PROVIDER = enum.auto()
-    """The service failed. Counts as a fault."""
     FATAL = enum.auto()
-    """The service will not work before a person mends something, as with a wrong key. Opens at once."""
     NEITHER = enum.auto()
-    """It says nothing about the service, as when the call was cancelled. Not counted; frees the place of a probe."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerStatistics:
-    """How a breaker stands.
-
-    Attributes:
-        state: what it lets through.
-        age: seconds in this state.
-        why: a sentence on what opened it, with the class of the last error but not its text; "" while closed.
-        faults_in_a_row: without a success between.
-        calls: that ended within the window while closed, successes and faults.
-        faults: those of them that failed.
-        opened_in_a_row: times it opened without closing between.
-        opened: times it opened, since it was made.
-        refused: calls not begun, since it was made.
-    """
+    """How a breaker stands."""
 
     state: State
-    age: float
-    why: str
-    faults_in_a_row: int
-    calls: int
-    faults: int
-    opened_in_a_row: int
-    opened: int
-    refused: int
+    age: float  # seconds in this state
+    why: str  # a sentence on what opened it, with the class of the last error but not its text; "" while closed
+    faults_in_a_row: int  # without a success between
+    calls: int  # that ended within the window while closed, successes and faults
+    faults: int  # those of them that failed
+    opened_in_a_row: int  # times it opened without closing between
+    opened: int  # times it opened, since it was made
+    refused: int  # calls not begun, since it was made
 
 
 def any_exception(error: BaseException) -> Blame:
@@ -207,13 +191,9 @@ class Breaker:
     @property
     def free(self) -> float:
         """How many calls may begin now: `inf` closed, 1 half-open without a probe under way, else 0."""
-        match self.state:
-            case State.CLOSED:
-                return math.inf
-            case State.HALF_OPEN if not self._probing:
-                return 1
-            case _:
-                return 0
+        if self._probe_at is None:
+            return math.inf
+        return 1 if self.state is State.HALF_OPEN and not self._probing else 0
 
     def seconds_until_free(self) -> float:
         """Until a call may begin: 0 when one may now; `inf` while a probe is under way, whose end calls `on_change`."""
@@ -304,13 +284,6 @@ class Breaker:
         self._window.clear()
 
 
-@dataclass(slots=True)
-class _Slice:
-    index: int
-    calls: int = 0
-    faults: int = 0
-
-
 class _Window:
     """Calls and faults of the last `length` seconds."""
 
@@ -318,26 +291,22 @@ class _Window:
 
     def __init__(self, length: float) -> None:
         self.length = length
-        self._slices: deque[_Slice] = deque()
+        self._ends: dict[int, list[int]] = {}  # by slice, the oldest first: successes and faults
 
     def add(self, now: float, *, fault: bool) -> None:
-        index = self._expire(now)
-        if not self._slices or self._slices[-1].index < index:
-            self._slices.append(_Slice(index))
-        self._slices[-1].calls += 1
-        self._slices[-1].faults += fault
+        self._ends.setdefault(self._expire(now), [0, 0])[fault] += 1
 
     def count(self, now: float) -> tuple[int, int]:
         """Calls, and the faults among them."""
         self._expire(now)
-        return sum(s.calls for s in self._slices), sum(s.faults for s in self._slices)
+        return sum(map(sum, self._ends.values())), sum(faults for _, faults in self._ends.values())
 
     def clear(self) -> None:
-        self._slices.clear()
+        self._ends.clear()
 
     def _expire(self, now: float) -> int:
-        """Drop what is too old; the index of the slice of now."""
-        index = int(now * self.SLICES // self.length)
-        while self._slices and self._slices[0].index <= index - self.SLICES:
-            self._slices.popleft()
-        return index
+        """Drop what is too old; the slice of now."""
+        current = int(now * self.SLICES // self.length)
+        while self._ends and (oldest := next(iter(self._ends))) <= current - self.SLICES:
+            del self._ends[oldest]
+        return current

@@ -241,7 +241,7 @@ def test_a_window_takes_no_more_room_for_more_calls(bench: Bench) -> None:
     for _ in range(20_000):
         bench.call(NONE)
         bench.clock.now += 0.01
-    assert len(bench.breaker._window._slices) <= 30
+    assert len(bench.breaker._window._ends) <= 30
     assert bench.breaker.statistics().calls == pytest.approx(3_000, rel=1 / 30)
 
 
