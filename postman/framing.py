@@ -25,6 +25,7 @@ class Framing(h11.Connection):
         self._left = 0
         self._chunked = False
         self._recent = b""
+        self._head = b""
         self._refusal: h11.RemoteProtocolError | None = None
 
     @property
@@ -66,6 +67,13 @@ class Framing(h11.Connection):
                 if not self._recent[:end].endswith(b"\r\n\r\n"):
                     raise self.refuse(400)
         return event
+
+    def send(self, event: h11.Event) -> bytes:  # type: ignore[override]  # h11 tells ConnectionClosed apart: no bytes
+        """Translate what is to be sent. The head of an answer goes out with what follows it, in one packet."""
+        data, self._head = self._head + (super().send(event) or b""), b""
+        if isinstance(event, h11.Response):
+            data, self._head = b"", data
+        return data
 
     def _checked(self, request: h11.Request, raw: bytes) -> h11.Request:
         headers = dict(request.headers)

@@ -5,6 +5,7 @@ import contextlib
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from quart import request
 from quart_trio import QuartTrio
@@ -118,8 +119,26 @@ async def test_an_application_that_raises_costs_one_answer(house: Any) -> None:
         await receive()
         raise RuntimeError(scope["path"])
 
-    async with house(app) as home:
-        assert [(await home.ask()).status for _ in range(2)] == [500, 500]
+    with structlog.testing.capture_logs() as logs:
+        async with house(app) as home:
+            assert [(await home.ask()).status for _ in range(2)] == [500, 500]
+    assert [(entry["log_level"], entry["exc_info"]) for entry in logs] == [("error", True)] * 2
+
+
+async def test_the_head_of_an_answer_goes_out_with_its_body(house: Any) -> None:
+    go = trio.Event()
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        if scope["path"] == "/held":
+            await go.wait()
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    async with house(app) as home, home.connect() as client:
+        await client.send(GET.replace(b"/", b"/held", 1))
+        await home.ask()
+        go.set()
+        assert (await client.stream.receive_some()).endswith(b"\r\n\r\nhello")
 
 
 async def test_an_answer_that_breaks_off_closes_the_connection(house: Any) -> None:
