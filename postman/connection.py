@@ -21,6 +21,7 @@ import trio
 
 from postman.answer import MAX_BODY, STATUSES, Answer, decoded
 from postman.errors import OutcomeUnknown, ProviderUnavailable
+from postman.failpoint import failpoint
 
 MAX_HEAD = 65_536
 """Bytes before the end of an answer's headers, interim answers (100 Continue) included."""
@@ -142,6 +143,7 @@ class Connection:
             for piece in pieces:
                 for start in range(0, len(piece), _CHUNK):
                     await self._stream.send_all(memoryview(piece)[start : start + _CHUNK])
+                    failpoint("W4")
         except trio.BrokenResourceError as error:
             raise ProviderUnavailable(f"the connection broke before the last byte was sent: {_why(error)}") from error
 
@@ -155,6 +157,7 @@ class Connection:
         """
         try:
             head = await self._head()
+            failpoint("W7")
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         except (_Unreadable, h11.RemoteProtocolError, trio.BrokenResourceError) as error:
             raise OutcomeUnknown(f"the request was sent, but no answer came: {_why(error)}") from error

@@ -31,6 +31,7 @@ from postman.errors import (
     StoreUnavailable,
     TooLate,
 )
+from postman.failpoint import failpoint
 from postman.guard import Cut, Guard, Hold
 from postman.ledger import Claim, End, Ended, EndKind, Ledger, Row, State, Unclaimable
 from postman.mail import Id
@@ -108,6 +109,7 @@ class Delivery:
             await self._bury(lease, "this is no note that can be read")
             return
         outcome = await self._ask_in_turn(lease.note.id, turn, hold)
+        failpoint("W9")
         match outcome:
             case Row():
                 journal.write(outcome)
@@ -122,7 +124,9 @@ class Delivery:
         asked_at = self._steady()
         claim = await self._ledger.claim(id, turn.calls())
         while isinstance(claim, Claim):
+            failpoint("W2")
             end = await self._call(claim, asked_at, turn, hold)
+            failpoint("W8")
             if end.kind not in ELSEWHERE or self._guard.draining:
                 return await _insist(partial(self._ledger.finish, claim, end))
             asked_at = self._steady()
@@ -152,6 +156,7 @@ class Delivery:
         try:
             if state is not State.QUEUED or delay > MAX_DELAY:
                 await self._queue.ack(lease)
+                failpoint("W10")
                 return
             delay = max(UNREADY_DELAY, delay)
             try:

@@ -20,6 +20,7 @@ from quart_trio import QuartTrio
 from postman import explain, query
 from postman.config import Http, Scope
 from postman.exchange import answer, idempotency_key, json_body
+from postman.failpoint import failpoint
 from postman.intake import Intake
 from postman.keyring import Client, Keyring, is_loopback
 from postman.ledger import Ledger, Row, State, Verb
@@ -154,6 +155,7 @@ class _Endpoint:
         if reason:
             raise not_now(f"No mail is accepted now: {reason}. Nothing was accepted.", Connection="close")
         key = idempotency_key()
+        failpoint("A1")
         body = await json_body()
         mails = parse(body, self._http)
         errors = client.wrong_senders(mails)
@@ -167,6 +169,7 @@ class _Endpoint:
             )
         accepted = await self._intake.accept(mails, client.name, key, hashlib.sha256(body).digest())
         headers = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
+        failpoint("A6")
         return answer({"queued": True, "tracking-ids": accepted.ids}, HTTPStatus.ACCEPTED, headers)
 
     async def find(self, client: Client) -> Response:

@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from postman.errors import IdTaken, StoreUnavailable
+from postman.failpoint import failpoint
 from postman.flake import Flake
 from postman.ledger import Accepted, Ledger
 from postman.mail import Id, Letter, Mail
@@ -64,8 +65,10 @@ class Intake:
             StoreFull: nothing was accepted.
             StoreUnavailable: nothing was accepted, unless it says `may_have_happened`.
         """
+        failpoint("A2")
         with trio.CancelScope(shield=True):
             letters, accepted = await self._commit(mails, client, key, fingerprint)
+            failpoint("A4")
             if not accepted.noted and not accepted.replayed:
                 await self._put(letters)
         return accepted
@@ -108,6 +111,7 @@ class Intake:
             with trio.fail_after(PUT_TIMEOUT):
                 for delay, notes in self._notes(letters).items():
                     await self._queue.put(notes, delay)
+                    failpoint("A5")
         except Exception as error:  # noqa: BLE001  # the letters are promised, whatever a queue raises
             _log.warning("notes were not put; the clerk will", letters=len(letters), error=repr(error))
 

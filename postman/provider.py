@@ -33,6 +33,7 @@ from postman.errors import (
     ProviderUnavailable,
     TooLate,
 )
+from postman.failpoint import failpoint
 from postman.mail import Letter
 
 __all__ = [
@@ -114,10 +115,12 @@ class Attempt:
             raise TooLate("the lease of the claim was over before the first byte was sent")
         if self.phase is Phase.UNMARKED:
             self.phase = Phase.STARTED
+        failpoint("W3")
 
     def handed_over(self) -> None:
         """Say that the last byte is with the kernel (SMTP: that the final dot is about to be sent)."""
         self.phase = Phase.HANDED_OVER
+        failpoint("W5")
 
 
 class Provider(Protocol):

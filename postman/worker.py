@@ -9,6 +9,7 @@ import trio
 
 from postman.delivery import Delivery
 from postman.errors import StoreUnavailable
+from postman.failpoint import failpoint
 from postman.guard import Guard
 from postman.postbox import Postbox
 from postman.queue import Queue
@@ -53,5 +54,6 @@ async def _deliver_one(
     with await postbox.wait_available(number) as turn:
         lease = await queue.take()
         with guard.hold() as hold:  # no checkpoint between this and the line above: a taken note is always in hand
+            failpoint("W1")
             async with room.take(lease.note.size if lease.note else 0):
                 await delivery.deliver(lease, turn, hold)

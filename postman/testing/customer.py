@@ -1,0 +1,77 @@
+"""A client that does not give up: it posts each request under a key until it is promised, and keeps every promise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2 as httpx
+import trio
+
+PAUSE = 0.05
+"""Seconds between two tries."""
+ANSWER = 10.0
+"""Seconds that an answer may take."""
+
+
+class Customer:
+    """Posts mails to a service that may be dead, full or somewhere else by now. Made by `open_customer`.
+
+    Attributes:
+        promised: the ids of each key's 202.
+        recovered: ids that were told by a replay alone: the first answer was lost.
+        refusals: 503s, with what they said.
+    """
+
+    def __init__(self, url: Callable[[], str], http: httpx.AsyncClient) -> None:
+        self.promised: dict[str, tuple[str, ...]] = {}
+        self.recovered: set[str] = set()
+        self.refusals: list[str] = []
+        self._url = url
+        self._http = http
+
+    @property
+    def ids(self) -> list[str]:
+        """All promised ids."""
+        return [id for ids in self.promised.values() for id in ids]
+
+    async def post(self, key: str, mails: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        """Post until there is a 202; the ids. The same key again must give the same ids."""
+        while True:
+            ids = await self.try_post(key, mails)
+            if ids is not None:
+                return ids
+            await trio.sleep(PAUSE)
+
+    async def try_post(self, key: str, mails: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+        """Post once; the ids, or None: not now."""
+        try:
+            answer = await self._http.post(f"{self._url()}/mail", json=mails, headers={"Idempotency-Key": key})
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return None
+        if answer.status_code == 503:
+            assert int(answer.headers["Retry-After"]) >= 1
+            self.refusals.append(answer.text)
+            return None
+        assert answer.status_code == 202, f"{answer.status_code} {answer.text}"
+        ids = tuple(answer.json()["tracking-ids"])
+        assert len(ids) == len(mails)
+        assert self.promised.get(key, ids) == ids, "the same key was given other ids"
+        if key not in self.promised and answer.headers.get("Idempotency-Replayed") == "true":
+            self.recovered.update(ids)
+        self.promised[key] = ids
+        return ids
+
+    async def get(self, path: str) -> Any:  # noqa: ANN401  # any JSON
+        """Ask a service that is well."""
+        answer = await self._http.get(self._url() + path)
+        assert answer.is_success, f"{answer.status_code} {answer.text}"
+        return answer.json()
+
+
+@asynccontextmanager
+async def open_customer(url: Callable[[], str]) -> AsyncIterator[Customer]:
+    """A customer of the service that is at `url()` now."""
+    async with httpx.AsyncClient(timeout=ANSWER, trust_env=False) as http:
+        yield Customer(url, http)

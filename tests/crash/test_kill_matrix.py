@@ -1,0 +1,164 @@
+"""The process is killed at every step of a mail's way in and out; then it is started again."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from postman.clerk import Clerk
+from postman.database import open_database
+from postman.ledger import Now, Policy, State
+from postman.ledgers.sqlite import ledger_on
+from postman.provider import boottime
+from postman.queues.sqlite import queue_on
+from postman.testing.customer import Customer, open_customer
+from postman.testing.fault_server import Act, FaultServer, Turn
+from postman.testing.program import Program, open_program
+from postman.testing.report import report
+
+KILLED = -signal.SIGKILL
+Toml = Callable[..., str]
+
+
+def a_mail(**more: object) -> dict[str, Any]:
+    return {
+        "to": [{"email": "ann@example.com"}],
+        "from": {"email": "shop@example.org"},
+        "subject": "hello",
+        "content": [{"type": "text/plain", "value": "x"}],
+        **more,
+    }
+
+
+async def settled(program: Program, customer: Customer) -> None:
+    """Wait until nothing moves any more."""
+    with trio.fail_after(30):
+        while True:
+            letters = (await customer.get("/status"))["letters"]
+            if not letters["queued"] + letters["sending"] + letters["in-doubt"]:
+                return
+            await trio.sleep(0.05)
+
+
+async def die_and_live_on(program: Program, customer: Customer, failpoints: str, mails: list[dict[str, Any]]) -> None:
+    """Start, post, die; start again, and wait until the client has its promise and nothing moves."""
+    await program.start(failpoints)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(customer.post, "key", mails)
+        assert await program.wait_ended() == KILLED
+        await program.start()
+    await settled(program, customer)
+    assert await program.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("point", "stored", "queue"),
+    [
+        ("A1", False, "postman.db"),
+        ("A2", False, "postman.db"),
+        ("A3", False, "postman.db"),
+        ("A3", False, "queue.db"),
+        ("A4", True, "postman.db"),
+        ("A6", True, "postman.db"),
+        ("A6", True, "queue.db"),
+        ("A7", True, "postman.db"),
+    ],
+)
+async def test_a_crash_on_the_way_in_leaves_all_of_a_request_or_nothing_and_the_key_gives_the_same_ids(
+    tmp_path: Path, toml: Toml, accepted: Callable[[], list[str]], point: str, stored: bool, queue: str
+) -> None:
+    async with open_program(tmp_path, toml(queue=queue)) as program, open_customer(lambda: program.url) as customer:
+        await die_and_live_on(program, customer, f"{point}=kill", [a_mail(), a_mail()])
+        rows = program.rows()
+    found = report(customer.ids, accepted(), rows, customer.recovered)
+    assert [row.id for row in rows] == customer.ids, "the request was stored once"
+    assert (found.acked, found.accepted + found.told) == (2, 2)
+    assert (found.lost, found.unexpected, found.duplicated) == ((), (), {})
+    assert found.recovered == (2 if stored and point != "A7" else 0)
+
+
+async def look_a_minute_later(directory: Path) -> int:
+    """Two rounds of a clerk whose clocks are a minute ahead; how many notes there are then."""
+
+    def later() -> Now:
+        return Now(time.time() + 62, boottime() + 62)
+
+    async with (
+        open_database(directory / "postman.db") as letters,
+        open_database(directory / "queue.db") as notes,
+        ledger_on(letters, Policy(), later) as ledger,
+        queue_on(notes, 60) as queue,
+    ):
+        clerk = Clerk(ledger, queue, accounts=frozenset, delivering=lambda: True, wall=lambda: later().wall)
+        await clerk.round()
+        await clerk.round()
+        statistics = await queue.statistics()
+        return sum(statistics.ready) + statistics.delayed
+
+
+@pytest.mark.parametrize(("point", "noted"), [("A4", 0), ("A5", 1)])
+async def test_letters_whose_notes_a_crash_prevented_are_found_and_sent_once(
+    tmp_path: Path, toml: Toml, accepted: Callable[[], list[str]], point: str, noted: int
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    mails = [a_mail(**{"send-at": (soon + timedelta(milliseconds=n)).isoformat()}) for n in range(3)]
+    async with (
+        open_program(tmp_path, toml(queue="queue.db")) as program,
+        open_customer(lambda: program.url) as customer,
+    ):
+        await program.start(f"{point}=kill")
+        assert await customer.try_post("key", mails) is None
+        assert await program.wait_ended() == KILLED
+        assert await look_a_minute_later(tmp_path) == noted + 3, "a second note is harmless"
+        await program.start()
+        await customer.post("key", mails)
+        await settled(program, customer)
+        await program.stop()
+        found = report(customer.ids, accepted(), program.rows(), customer.recovered)
+    assert (found.acked, found.accepted, found.recovered) == (3, 3, 3)
+    assert (found.lost, found.unexpected, found.duplicated) == ((), (), {})
+
+
+SAFE = {"W1", "W9", "W10"}
+"""Where a crash leaves no doubt: before the claim, or after its end."""
+BEFORE_THE_LAST_BYTE = {"W2", "W3", "W4"}
+
+
+@pytest.mark.parametrize("on_doubt", ["hold", "resend"])
+@pytest.mark.parametrize("point", [f"W{number}" for number in range(1, 11)])
+async def test_a_crash_on_the_way_out_loses_nothing_and_doubles_nothing_unless_the_policy_says_so(
+    tmp_path: Path, toml: Toml, vendor: FaultServer, accepted: Callable[[], list[str]], point: str, on_doubt: str
+) -> None:
+    async def take_and_kill(turn: Turn) -> bool:
+        await turn.read_request()
+        turn.request.accepted = True
+        program.signal(signal.SIGKILL)
+        await turn.stream.receive_some(1)
+        return False
+
+    if point == "W6":
+        vendor.script(Act(take_and_kill))
+    size = 1_000_000 if point == "W4" else 1  # a kernel takes the small one in one go
+    mail = a_mail(**{"on-doubt": on_doubt, "content": [{"type": "text/plain", "value": "x" * size}]})
+    async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
+        await die_and_live_on(program, customer, "" if point == "W6" else f"{point}=kill", [mail])
+        (row,) = program.rows()
+        found = report(customer.ids, accepted(), [row])
+    assert (found.acked, found.lost, found.unexpected) == (1, (), ())
+    if point in SAFE:
+        assert (row.state, found.accepted, found.copies, row.crashes) == (State.SENT, 1, 0, 0)
+    elif on_doubt == "hold":
+        assert (row.state, found.accepted) == (State.HELD, point not in BEFORE_THE_LAST_BYTE)
+        assert (found.copies, row.crashes) == (0, 1)
+        assert row.history[-1].reason == "vendor may have taken it; a person decides"
+    else:
+        assert (row.state, found.accepted, row.crashes) == (State.SENT, 1, 1)
+        assert found.copies == (point not in BEFORE_THE_LAST_BYTE)
+        assert "sent again by policy; may be a second copy" in {entry.reason for entry in row.history}
