@@ -161,7 +161,9 @@ class Carrier:
         return max(0, self.room() - self._reserved)
 
     def seconds_until_free(self) -> float:
-        """While nothing is free: how long at least that stays so; `inf` when an event, not time, will change it."""
+        """How long at least nothing is free; `inf` when an event, not time, will change that."""
+        if self.free() > 0:
+            return 0.0
         if self._paused:
             return math.inf
         wait = max(

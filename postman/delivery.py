@@ -209,8 +209,13 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> R
             receipt = await carrier.provider.send(claim.letter, attempt)
         except (ProviderError, TooLate, trio.Cancelled):
             raise
-        except BaseException as bug:  # a plugin may raise anything, SystemExit too
-            raise _judge_bug(bug, carrier, attempt) from bug
+        except BaseException as error:  # a plugin may raise anything, SystemExit too
+            leaf = _without_cancellation(error)
+            if leaf is None:
+                raise
+            if isinstance(leaf, ProviderError | TooLate):
+                raise leaf from error
+            raise _judge_bug(leaf, carrier, attempt) from error
         if isinstance(receipt, Receipt):
             return receipt
         raise OutcomeUnknown(f"bug in plugin of {carrier.name}: send() returned {type(receipt).__name__}")
@@ -220,6 +225,16 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> R
     if handed_over:
         raise OutcomeUnknown(f"no answer within {carrier.terms.timeout:g} s")
     raise ProviderUnavailable(f"nothing was sent within {carrier.terms.timeout:g} s")
+
+
+def _without_cancellation(error: BaseException) -> BaseException | None:
+    """What a plugin's nursery raised, beside that it was cancelled; a group of one is that one."""
+    if isinstance(error, BaseExceptionGroup):
+        _, rest = error.split(trio.Cancelled)
+        while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
+            rest = rest.exceptions[0]
+        return rest
+    return error
 
 
 def may_have_been_accepted(phase: Phase, *, marks: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -32,11 +33,11 @@ def make(
     *,
     rate: float | None = None,
     max_concurrent: int | None = None,
-    name: str = "lamda",
+    clock: Callable[[], float] = trio.current_time,
 ) -> Carrier:
-    breaker = Breaker(is_fault=blame, probe_delay=lambda _: 30.0, faults_in_a_row=2, clock=trio.current_time)
-    terms = Terms(name=name, account="", rate=rate, max_concurrent=max_concurrent)
-    return Carrier(Silent(), terms, breaker, clock=trio.current_time)
+    breaker = Breaker(is_fault=blame, probe_delay=lambda _: 30.0, faults_in_a_row=2, clock=clock)
+    terms = Terms(name="lamda", account="", rate=rate, max_concurrent=max_concurrent)
+    return Carrier(Silent(), terms, breaker, clock=clock)
 
 
 def end(carrier: Carrier, error: Exception | None = None) -> None:
@@ -165,3 +166,12 @@ async def test_ends_are_counted_by_what_they_mean() -> None:
     end(carrier, KeyError("bug"))
     statistics = carrier.statistics()
     assert (statistics.accepted, statistics.not_accepted, statistics.unknown) == (1, 1, 1)
+
+
+async def test_a_call_that_became_free_between_two_looks_is_not_waited_for() -> None:
+    now = 0.0
+    carrier = make(clock=lambda: now)
+    end(carrier, ProviderUnavailable("429", retry_after=7, throttled=True))
+    assert carrier.free() == 0
+    now = 7.0
+    assert carrier.seconds_until_free() == 0.0

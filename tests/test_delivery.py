@@ -306,7 +306,51 @@ async def test_a_plugin_that_returns_no_receipt_leaves_doubt(autojump_clock: Moc
         assert (await b.row()).state is State.IN_DOUBT
 
 
+async def fails_in_a_nursery(attempt: Attempt) -> Receipt:
+    attempt.starting()
+    async with trio.open_nursery():
+        raise ProviderUnavailable("connection refused")
+
+
+async def test_an_outcome_from_a_plugin_s_nursery_is_that_outcome(autojump_clock: MockClock) -> None:
+    async with bench(a=Scripted(fails_in_a_nursery)) as b:
+        await b.post()
+        await b.deliver()
+        row = await b.row()
+        assert (row.state, row.refusals, row.history[-1].reason) == (State.QUEUED, {}, "connection refused")
+
+
 # time
+
+
+def hang_in_a_nursery(*, handed_over: bool) -> Deed:
+    async def deed(attempt: Attempt) -> Receipt:
+        attempt.starting()
+        if handed_over:
+            attempt.handed_over()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+        raise AssertionError
+
+    return deed
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("handed_over", [False, True])
+async def test_a_plugin_cut_in_its_own_nursery_has_no_bug(
+    autojump_clock: MockClock, handed_over: bool, drained: bool
+) -> None:
+    async with bench(a=Scripted(hang_in_a_nursery(handed_over=handed_over))) as b:
+        await b.post()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.deliver)
+            await trio.sleep(1)
+            if drained:
+                b.guard.drain(1)
+        row = await b.row()
+        assert (row.state, row.refusals) == (State.IN_DOUBT if handed_over else State.QUEUED, {})
+        assert b.carriers[0].breaker.statistics().faults_in_a_row == (0 if drained else 1)
 
 
 async def test_a_call_without_an_answer_in_time_is_in_doubt(autojump_clock: MockClock) -> None:
