@@ -76,6 +76,13 @@ async def test_idle_connections_do_not_hold_the_end_up(house: Any, desk: Any) ->
         assert await fresh.rest() == b""
 
 
+async def test_a_connection_that_begins_when_the_others_were_let_go_is_closed(house: Any, desk: Any) -> None:
+    async with house(desk.app, header_timeout=60) as home:
+        await home.server._context.terminated.set()
+        async with home.connect() as client:
+            assert await client.rest() == b""
+
+
 async def test_requests_in_hand_are_answered_and_new_connections_are_not_taken(house: Any, desk: Any) -> None:
     async with house(desk.app) as home, home.connect() as client:
         await client.send(POST_SLOWLY)
