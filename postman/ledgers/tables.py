@@ -205,7 +205,6 @@ class SqliteRows:
 
     def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
         """See `Ledger.find`."""
-        self._database.flush()
         conditions: list[tuple[str, Any]] = []
         if after is not None:
             conditions.append(("key < ?", key_of(after)))
@@ -224,7 +223,6 @@ class SqliteRows:
 
     def overdue(self, limit: int, now: Now) -> Overdue:
         """See `Ledger.overdue`."""
-        self._database.flush()
 
         def first(where: str, value: float) -> tuple[Row, ...]:
             return tuple(self._rows(f"{where} LIMIT ?", value, limit))
@@ -239,7 +237,7 @@ class SqliteRows:
 
     def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
         """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
-        self._database.flush()
+        self._database.flush()  # a letter that is replayed in this very transaction must stay
         swept: list[tuple[Any, ...]] = self._sql.execute(
             "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
             (ended_before, limit),
@@ -248,7 +246,6 @@ class SqliteRows:
             row = _decoder.decode(encoded)
             self._counts[row.state] -= 1
             self._doubled -= row.receipts > 1
-            self._cache.pop(row.id, None)
             for start in range(0, len(labels), 8):
                 self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
         keys = [(key,) for key, _, _ in swept]
@@ -263,7 +260,6 @@ class SqliteRows:
 
     def statistics(self, wall: float) -> LedgerStatistics:
         """See `Ledger.statistics`."""
-        self._database.flush()
         dues = [
             due
             for put in (0, 1)

@@ -97,9 +97,8 @@ class SqliteQueue:
             self.table.remove(old)
 
         try:
-            with trio.CancelScope(shield=True):  # the lease is over already: somebody must have the note
-                await self._database.run(replace)
-        except StoreError:
+            await self._database.run(replace)
+        except BaseException:
             self._lanes.show([old])
             raise
 

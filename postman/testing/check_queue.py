@@ -188,6 +188,19 @@ async def who_waits_is_woken_by_a_delay_and_by_the_end_of_a_lease(under: QueueUn
         assert sorted(_notes(leases), key=_id) == notes(2)
 
 
+async def who_waits_gets_what_another_waiter_got_and_left(under: QueueUnderTest) -> None:
+    async with under.open() as queue, trio.open_nursery() as nursery:
+        leases: list[Lease] = []
+        nursery.start_soon(_take_into, queue, leases)
+        nursery.start_soon(_take_into, queue, leases)
+        await under.wait(SHORT)
+        await queue.put(notes(1))
+        await under.wait(SHORT)
+        assert _notes(leases) == notes(1)
+        await under.wait(under.visibility_timeout)
+        assert _notes(leases) == notes(1) * 2
+
+
 async def lanes_are_served_by_weight_and_none_starves(under: QueueUnderTest) -> None:
     async with under.open() as queue:
         rounds = 2
@@ -287,6 +300,7 @@ QUEUE_CHECKS: tuple[QueueCheck, ...] = (
     a_buried_note_is_never_shown_and_is_counted,
     who_waits_is_woken_by_a_put,
     who_waits_is_woken_by_a_delay_and_by_the_end_of_a_lease,
+    who_waits_gets_what_another_waiter_got_and_left,
     lanes_are_served_by_weight_and_none_starves,
     a_cancelled_taker_leaves_its_note_to_others,
     statistics_count_ready_delayed_and_leased,

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from postman.database import Database, open_database
-from postman.errors import KeyReused, StoreFull
+from postman.errors import IdTaken, KeyReused, StoreFull
 from postman.kind import Surroundings
 from postman.ledger import Claim, Filter, Ledger, LedgerSettings, Now, Policy, State, Verb
 from postman.ledgers import tables
@@ -120,6 +120,44 @@ async def test_letters_and_notes_are_one_transaction(path: Path) -> None:
         lease = await queue.take()
         assert lease.note is not None
         assert (lease.note.id, lease.note.size > 0) == (letters[0].id, True)
+
+
+async def test_a_claim_in_hand_is_not_undone_by_reading_ahead(open_sqlite: OpenLedger) -> None:
+    clock, answers = StandingClock(), list[object]()
+    async with open_sqlite(Policy(), clock) as ledger:
+        scene = Scene(ledger, clock)
+        early, late = await scene.accept(scene.letter(), scene.letter())
+
+    async def claim(id: Id) -> None:
+        answers.append(await ledger.claim(id, [LAMDA]))
+
+    async with open_sqlite(Policy(), clock) as ledger:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ledger.statistics)  # keeps the writer busy while the others come
+            for id in (late, early, late):
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(claim, id)
+        assert sum(isinstance(answer, Claim) for answer in answers) == 2
+
+
+async def test_an_ack_is_not_forgotten_with_a_transaction_that_was_rolled_back(path: Path) -> None:
+    async with (
+        open_database(path) as database,
+        queue_on(database, 60.0) as queue,
+        ledger_on(database, Policy(), queue=queue) as ledger,
+    ):
+        letter = Scene(ledger, StandingClock()).letter()
+        await ledger.accept([letter], "shop", None, b"")
+    async with (
+        open_database(path) as database,
+        queue_on(database, 60.0) as queue,
+        ledger_on(database, Policy(), queue=queue) as ledger,
+    ):
+        await queue.ack(await queue.take())
+        with pytest.raises(IdTaken):
+            await ledger.accept([letter], "shop", None, b"")
+    async with open_database(path) as database, queue_on(database, 60.0) as queue:
+        assert sum((await queue.statistics()).ready) == 0
 
 
 async def test_a_full_disk_refuses_letters_and_takes_them_again_when_there_is_room(path: Path) -> None:
