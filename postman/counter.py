@@ -263,7 +263,9 @@ def _switch(name: str, text: str) -> click.Command:
 @asks_service
 def reload(client: Client, *, as_json: bool) -> int:
     """Read postman.toml again; a mistake changes nothing."""
-    show(client.ask("POST", "/reload"), ["reloaded"], as_json=as_json)
+    report = client.ask("POST", "/reload")
+    lines = [f"{what:<8} {', '.join(providers)}" for what, providers in report.items() if providers]
+    show(report, lines, as_json=as_json)
     return 0
 
 

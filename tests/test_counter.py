@@ -59,7 +59,7 @@ class Office:
     async def reload(self) -> dict[str, Any]:
         if self.broken:
             raise ConfigError(self.broken)
-        return {"kept": ["lamda"]}
+        return {"added": [], "changed": ["delta"], "removed": [], "kept": ["lamda", "fake"]}
 
     async def wake(self, rows: Sequence[Row]) -> None:
         pass
@@ -290,7 +290,7 @@ async def test_providers_are_paused_and_resumed_one_or_all(house: House) -> None
 
 
 async def test_a_reload_is_reported_and_a_failed_one_says_why(house: House) -> None:
-    assert (await house.say("reload")).out == "reloaded\n"
+    assert (await house.say("reload")).out == "changed  delta\nkept     lamda, fake\n"
     house.office.broken = "postman.toml: line 3"
     said = await house.say("reload")
     assert (said.code, said.out) == (1, "")
