@@ -27,6 +27,7 @@ import trio
 from postman import failpoint
 from postman.cli import main
 from postman.ledger import Row, State
+from postman.ledgers.tables import NUMBERS
 
 PATIENCE = 30.0
 """Seconds after which a test that waits for a process has failed."""
@@ -105,8 +106,8 @@ class Program:
     async def wait_stopped(self) -> None:
         """Wait until it stands still by SIGSTOP."""
         with trio.fail_after(PATIENCE):
-            while not self._stands_still():
-                await trio.sleep(_LOOK)  # the kernel tells nobody but the parent
+            while not self._stands_still():  # noqa: ASYNC110  # the kernel tells nobody but the parent
+                await trio.sleep(_LOOK)
 
     async def kill(self) -> None:
         """SIGKILL, and wait for its end."""
@@ -122,19 +123,18 @@ class Program:
         status = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
         return status.rpartition(")")[2].split()[0] == "T"
 
-    def rows(self) -> list[Row]:
-        """What the ledger's file says; for when no process has it."""
+    def rows(self, *states: State) -> list[Row]:
+        """The ledger's rows, in all states or in these; for when no process has the file."""
         assert self._process is not None
         assert not self._process.is_alive(), "one process has the file to itself"
-        connection = apsw.Connection(str(self.directory / "postman.db"))
+        wanted = [number for state, number in NUMBERS.items() if not states or state in states]
+        sql = f"SELECT row FROM letter WHERE state IN ({','.join(map(str, wanted))}) ORDER BY key"  # noqa: S608  # numbers
+        # Read only: what a dead process left behind is for the next one to put in order.
+        connection = apsw.Connection(str(self.directory / "postman.db"), flags=apsw.SQLITE_OPEN_READONLY)
         try:
-            return [_decoder.decode(row) for (row,) in connection.execute("SELECT row FROM letter ORDER BY key")]
+            return [_decoder.decode(row) for (row,) in connection.execute(sql)]
         finally:
             connection.close()
-
-    def states(self) -> dict[str, State]:
-        """Each letter's state; for when no process has the file."""
-        return {row.id: row.state for row in self.rows()}
 
 
 @asynccontextmanager
