@@ -48,6 +48,9 @@ _log = structlog.get_logger()
 EXIT_MARGIN = 2.0
 """Seconds after `grace` by which the process has ended, whatever hangs."""
 
+LAST_ANSWERS = 0.3
+"""Seconds at least for requests in hand once the last delivery has ended."""
+
 
 @dataclass(frozen=True)
 class House:
@@ -191,6 +194,7 @@ async def _obey(
                 os._exit(1)
             else:
                 _stop(house, working, signal.Signals(number).name)
+                nursery.start_soon(_close_door, house, trio.current_time() + house.reloader.config.delivery.grace)
     finally:
         house.guard.drain(house.reloader.config.delivery.grace)
 
@@ -200,8 +204,13 @@ def _stop(house: House, working: trio.CancelScope, why: str) -> None:
     _log.info("stopping", signal=why, grace=grace, in_hand=house.guard.held)
     _end_by(grace + EXIT_MARGIN)
     house.guard.drain(grace)
-    house.server.close(grace)
     working.cancel()
+
+
+async def _close_door(house: House, at: float) -> None:
+    """While deliveries end, whoever asks is told that the service is stopping; then the listeners close."""
+    await house.guard.wait_idle()
+    house.server.close(max(LAST_ANSWERS, at - trio.current_time()))
 
 
 async def _reload(house: House) -> None:

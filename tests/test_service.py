@@ -193,6 +193,24 @@ def test_hanging_calls_are_cut_at_grace_and_written_down(tmp_path: Path, program
     assert states <= {"in-doubt", "held"}
 
 
+def test_while_deliveries_end_whoever_asks_is_told_that_the_service_is_stopping(
+    tmp_path: Path, programs: list[subprocess.Popen[str]]
+) -> None:
+    program, url = start(programs, configure(tmp_path, hanging("hang")))
+    httpx.post(f"{url}/mail", json=[MAIL])
+    deadline = time.monotonic() + 10
+    while httpx.get(f"{url}/status").json()["deliveries"]["in-hand"] < 1:
+        assert time.monotonic() < deadline
+    program.send_signal(signal.SIGTERM)
+    assert program.stderr
+    assert any("stopping" in line for line in program.stderr)
+    ready = httpx.get(f"{url}/health/ready")
+    refused = httpx.post(f"{url}/mail", json=[MAIL])
+    assert (ready.status_code, refused.status_code) == (503, 503)
+    assert refused.headers["retry-after"]
+    assert program.wait(timeout=GRACE + 3) == 0
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path, programs: list[subprocess.Popen[str]]) -> None:
     program, url = start(programs, configure(tmp_path, hanging("hang"), more="timeout = 60"))
     httpx.post(f"{url}/mail", json=[MAIL])
