@@ -35,7 +35,7 @@ MIGRATIONS: Final = (
         client TEXT NOT NULL, labels BLOB NOT NULL, row BLOB NOT NULL
     );
     CREATE INDEX letter_state ON letter (state);
-    CREATE INDEX letter_client ON letter (client);
+    CREATE INDEX letter_client ON letter (client, state);
     CREATE INDEX letter_due ON letter (put, due) WHERE state = 0;
     CREATE INDEX letter_wake ON letter (wake) WHERE state = 0;
     CREATE INDEX letter_ended ON letter (wake) WHERE state >= 4;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -204,22 +205,31 @@ class SqliteRows:
     # Lists
 
     def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
-        """See `Ledger.find`."""
+        """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
         conditions: list[tuple[str, Any]] = []
         if after is not None:
             conditions.append(("key < ?", key_of(after)))
         if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
             conditions.append(("key >= ?", (max(0, int((filter.since - SLACK) * 1_000)) << 22) - 2**63))
-        if filter.state is not None:
-            conditions.append(("state = ?", NUMBERS[filter.state]))
         if filter.client is not None:
             conditions.append(("client = ?", filter.client))
         conditions += [
             ("key IN (SELECT key FROM label WHERE hash = ?)", hash_of(label)) for label in rows.labels_of(filter)
         ]
-        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
-        found = self._rows(f"{where} ORDER BY key DESC", *(value for _, value in conditions))
+        if filter.state is None and filter.client is None:
+            found = self._newest(conditions)
+        else:
+            states = STATES if filter.state is None else (filter.state,)
+            found = heapq.merge(
+                *(self._newest([*conditions, ("state = ?", NUMBERS[state])]) for state in states),
+                key=lambda row: row.id,
+                reverse=True,
+            )
         return list(islice((row for row in found if rows.matches(row, filter)), limit))
+
+    def _newest(self, conditions: Sequence[tuple[str, Any]]) -> Iterator[Row]:
+        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+        return self._rows(f"{where} ORDER BY key DESC", *(value for _, value in conditions))
 
     def overdue(self, limit: int, now: Now) -> Overdue:
         """See `Ledger.overdue`."""
@@ -230,7 +240,7 @@ class SqliteRows:
         return Overdue(
             lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
             doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
-            aged=first("WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
+            aged=first("INDEXED BY letter_wake WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
             unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
             waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
         )

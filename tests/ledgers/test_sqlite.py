@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import trio
 
@@ -198,6 +199,32 @@ async def test_before_the_disk_is_full_letters_are_refused_and_consuming_goes_on
         with pytest.raises(StoreFull, match="free"):
             await scene.queued()
         assert (await scene.end(id, ACCEPTED)).state is State.SENT
+
+
+async def test_no_list_is_made_by_looking_at_all_letters(path: Path) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def trace(_cursor: apsw.Cursor, sql: str, values: apsw.Bindings | None) -> bool:
+        asked.append((sql, values))
+        return True
+
+    async with open_database(path) as database, ledger_on(database, Policy(), StandingClock()) as ledger:
+        await database.run(lambda: database.connection.set_exec_trace(trace))
+        await ledger.overdue(10)
+        await ledger.statistics()
+        await ledger.sweep(10)
+        for filter in (Filter(client="shop"), Filter(state=State.HELD), Filter(client="shop", state=State.SENT)):
+            await ledger.find(filter, Id("0xff"), 10)
+        await ledger.find(Filter(client="shop", recipient="ann@example.com", tag="a", since=1.0), None, 10)
+        await database.run(lambda: database.connection.set_exec_trace(None))
+        looks = [(sql, values) for sql, values in asked if sql.startswith(("SELECT", "DELETE"))]
+        assert len(looks) > 20
+        for sql, values in looks:
+            explain = partial(database.connection.execute, f"EXPLAIN QUERY PLAN {sql}", values)
+            for *_, step in await database.run(lambda explain=explain: explain().fetchall()):  # type: ignore[misc]
+                assert not step.startswith("SCAN"), (sql, step)
+                in_few = "state = 1" in sql or "state = 2" in sql
+                assert in_few or not step.startswith("USE TEMP"), (sql, step)
 
 
 async def test_a_backlog_larger_than_the_memory_is_sent_whole(path: Path, open_sqlite: OpenLedger) -> None:
