@@ -17,7 +17,7 @@ import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from postman import explain, query
+from postman import explain, page, query
 from postman.config import Http, Scope
 from postman.exchange import answer, idempotency_key, json_body
 from postman.failpoint import failpoint
@@ -132,6 +132,7 @@ class _Endpoint:
             Route("POST", "/resume", "admin", self.resume),
             Route("POST", "/reload", "admin", self.reload),
             Route("GET", "/status", "any", self.status),
+            Route("GET", "/", "public", self.page),
             Route("GET", "/health/live", "public", self.live),
             Route("GET", "/health/ready", "public", self.ready),
         )
@@ -245,6 +246,10 @@ class _Endpoint:
     async def status(self, _client: Client) -> Response:
         """Tell whether all is well, and the numbers."""
         return answer(await self._office.status())
+
+    async def page(self, _client: Client) -> Response:
+        """Show the status to a person; the page asks for it with the person's key."""
+        return Response(page.HTML, HTTPStatus.OK, page.HEADERS)
 
     async def live(self, _client: Client) -> Response:
         """Answer, and so show that the process lives."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -97,7 +99,7 @@ class House:
         client = self.app.test_client()
         answer = await client.open(path, method=method, data=data or b"", headers=sent)  # type: ignore[call-arg]  # `json` has a default
         raw = await answer.get_data(as_text=False)
-        return answer.status_code, json.loads(raw) if raw else None, answer
+        return answer.status_code, json.loads(raw) if raw and "json" in (answer.mimetype or "") else None, answer
 
     async def post(
         self, *mails: object, key: NewKey | None = None, headers: Headers = NONE
@@ -289,7 +291,7 @@ async def test_what_the_ledger_raises_becomes_a_problem_that_tells_nothing_of_ou
         assert ("Retry-After" in answer.headers) == (status == HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-@pytest.mark.parametrize("path", ["/", "/mails", "/health//live", "/mail/", "/mail/a/b/c", "/static/x"])
+@pytest.mark.parametrize("path", ["/mails", "/health//live", "/mail/", "/mail/a/b/c", "/static/x"])
 async def test_an_unknown_path_is_404(house: House, path: str) -> None:
     status, document, _ = await house.ask("GET", path)
     assert status == HTTPStatus.NOT_FOUND
@@ -516,6 +518,7 @@ MATRIX = {
     ("POST", "/resume"): (401, 403, 403, 403, 200),
     ("POST", "/reload"): (401, 403, 403, 403, 200),
     ("GET", "/status"): (401, 200, 200, 200, 200),
+    ("GET", "/"): (200, 200, 200, 200, 200),
     ("GET", "/health/live"): (200, 200, 200, 200, 200),
     ("GET", "/health/ready"): (200, 200, 200, 200, 200),
 }
@@ -538,6 +541,21 @@ async def test_each_route_answers_each_client_as_the_matrix_says(method: str, pa
                 method, path.replace("<id>", id), body if method == "POST" else None, key=who
             )
             assert status == expected, (who, document)
+
+
+async def test_the_page_runs_its_own_script_alone_and_holds_no_data() -> None:
+    async with open_house(KEYS) as house:
+        [id] = await house.accepted(key=SHOP)
+        _, _, answer = await house.ask("GET", "/")
+        html = await answer.get_data(as_text=True)
+        assert answer.mimetype == "text/html"
+        assert id not in html
+        assert not re.search(r"https?://|innerHTML|\son\w+=", html)
+        rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["Content-Security-Policy"].split(";"))
+        assert rules["default-src"] == "'none'"
+        script = re.findall("<script>(.*?)</script>", html, re.DOTALL)
+        (digest,) = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in script]
+        assert rules["script-src"] == f"'sha256-{digest}'"
 
 
 async def test_another_clients_letter_and_one_that_never_was_are_told_alike() -> None:
