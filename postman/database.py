@@ -10,12 +10,10 @@ statement. So operations change what `Participant`s keep in memory, and each bat
 
 from __future__ import annotations
 
-import fcntl
-import os
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -23,39 +21,8 @@ import apsw
 import outcome
 import trio
 
-from postman.errors import IdTaken, PostmanError, StoreError, StoreFull, StoreRefused, StoreUnavailable
-
-APPLICATION: Final = 0x504F5354
-"""`application_id` of our files."""
-
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE letter (
-        key INTEGER PRIMARY KEY, state INTEGER NOT NULL, due REAL NOT NULL, wake REAL NOT NULL, put INTEGER NOT NULL,
-        client TEXT NOT NULL, labels BLOB NOT NULL, row BLOB NOT NULL
-    );
-    CREATE INDEX letter_state ON letter (state);
-    CREATE INDEX letter_client ON letter (client, state);
-    CREATE INDEX letter_due ON letter (put, due) WHERE state = 0;
-    CREATE INDEX letter_wake ON letter (wake) WHERE state = 0;
-    CREATE INDEX letter_ended ON letter (wake) WHERE state >= 4;
-    CREATE TABLE body (key INTEGER PRIMARY KEY, letter BLOB NOT NULL);
-    CREATE TABLE label (hash BLOB NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (hash, key)) WITHOUT ROWID;
-    CREATE TABLE idempotency (
-        client TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, ids TEXT NOT NULL, at REAL NOT NULL,
-        PRIMARY KEY (client, key)
-    ) WITHOUT ROWID;
-    CREATE INDEX idempotency_at ON idempotency (at);
-    CREATE TABLE pause (provider TEXT PRIMARY KEY, since REAL NOT NULL, who TEXT NOT NULL);
-    CREATE TABLE tally (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
-    CREATE TABLE note (
-        lane INTEGER NOT NULL, due REAL NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, size INTEGER NOT NULL,
-        version INTEGER NOT NULL, PRIMARY KEY (lane, due, seq)
-    ) WITHOUT ROWID;
-    CREATE TABLE buried (at REAL NOT NULL, reason TEXT NOT NULL, bytes BLOB NOT NULL);
-    """,
-)
-"""How to come from version n to n + 1. They only add, so that an older file is never rewritten or lost."""
+from postman.errors import PostmanError, StoreUnavailable
+from postman.sqlite_file import connect, locked, translated
 
 CHECKPOINT_PAGES: Final = 1_000
 """So long a write-ahead log is copied into the file, by another thread."""
@@ -288,8 +255,8 @@ async def open_database(path: str | Path, vfs: str = "") -> AsyncGenerator[Datab
         StoreRefused: another process has it, it is no file of ours, damaged, of a newer version, or cannot be written.
     """
     path = Path(path)
-    with _locked(path):
-        connection = await _in_thread(lambda: _connect(path, vfs))
+    with locked(path):
+        connection = await _in_thread(lambda: connect(path, vfs))
         database = Database(path, connection)
         ended = trio.Event()
         _start(database.serve, lambda _: ended.set(), name=f"writer of {path.name}")
@@ -299,86 +266,6 @@ async def open_database(path: str | Path, vfs: str = "") -> AsyncGenerator[Datab
             database.close()
             with trio.CancelScope(shield=True):  # what was asked for is committed; a commit is short
                 await ended.wait()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold `PATH.lock`, with our pid in it. The kernel frees it when the process dies, however it dies."""
-    try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreRefused(f"{path}.lock cannot be opened: {error.strerror}; does the directory exist?") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
-            raise StoreRefused(f"{path} is in use by process {owner}; stop it, or give this one another file") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _connect(path: Path, vfs: str) -> apsw.Connection:
-    with suppress(OSError):  # SQLite tells it better
-        # Made here, since SQLite would obey the umask; the files beside it inherit the mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    try:
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs or None)
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    except apsw.Error as error:
-        raise translated(error, path, StoreRefused) from error
-    return connection
-
-
-def _prepare(connection: apsw.Connection, path: Path) -> None:
-    connection.set_busy_timeout(2_000)
-    application, version = connection.pragma("application_id"), connection.pragma("user_version")
-    fresh = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-    if not fresh and application != APPLICATION:
-        raise StoreRefused(f"{path} is a database of another program; it was not touched. Name another file")
-    if version > len(MIGRATIONS):
-        raise StoreRefused(
-            f"{path} was written by a newer Postman (its schema is {version}, this one knows {len(MIGRATIONS)}); "
-            "it was not touched. Run the newer one"
-        )
-    connection.pragma("journal_mode", "wal")
-    connection.pragma("synchronous", "FULL")
-    connection.pragma("wal_autocheckpoint", 0)
-    connection.pragma("journal_size_limit", CHECKPOINT_PAGES_AT_MOST * 4_096)
-    if (connection.pragma("journal_mode"), connection.pragma("synchronous")) != ("wal", 2):
-        raise StoreRefused(
-            f"{path} cannot be made durable here (no WAL with synchronous=FULL); use a local file system"
-        )
-    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-        with connection:
-            connection.execute(statements)
-            connection.pragma("application_id", APPLICATION)
-            connection.pragma("user_version", number)
-
-
-_TRANSLATION: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
-    (apsw.ConstraintError, IdTaken, "a letter with this id exists"),
-    (apsw.FullError, StoreFull, "the disk is full; nothing was changed"),
-    (apsw.CorruptError, StoreRefused, "the file is damaged and was kept as it is; restore it from a copy"),
-    (apsw.NotADBError, StoreRefused, "this is no SQLite file, and was kept as it is; name another one"),
-    (apsw.ReadOnlyError, StoreRefused, "the file cannot be written; mend its permissions or the file system"),
-    (apsw.CantOpenError, StoreRefused, "the file cannot be opened; mend its permissions or the file system"),
-)
-
-
-def translated(error: apsw.Error, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
-    """The error of ours that an error of SQLite is; those not in the table (busy, I/O, memory) are `otherwise`."""
-    for theirs, ours, cure in _TRANSLATION:
-        if isinstance(error, theirs):
-            return ours(f"{path}: {cure} ({error})")
-    return otherwise(f"{path}: {error}")
 
 
 def _settle(told: Sequence[Callable[[], None]], batch: Sequence[_Job]) -> None:

@@ -13,8 +13,9 @@ import apsw
 import pytest
 import trio
 
-from postman.database import APPLICATION, MIGRATIONS, Database, open_database
+from postman.database import Database, open_database
 from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.sqlite_file import APPLICATION, MIGRATIONS
 
 
 @pytest.fixture

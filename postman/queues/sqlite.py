@@ -19,13 +19,14 @@ import msgspec
 import outcome
 import trio
 
-from postman.database import Database, open_database, translated
+from postman.database import Database, open_database
 from postman.errors import ConfigError, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.mail import Id
 from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
 from postman.queues.lanes import WINDOW, Entry, Lanes, Place
+from postman.sqlite_file import translated
 
 UNWRITTEN_ACKS = 1_000
 """So many acks do not wait for somebody else's commit."""

@@ -1,0 +1,130 @@
+"""A SQLite file of ours: whose it is, what is in it, and what its errors mean."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+
+APPLICATION: Final = 0x504F5354
+"""`application_id` of our files."""
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE letter (
+        key INTEGER PRIMARY KEY, state INTEGER NOT NULL, due REAL NOT NULL, wake REAL NOT NULL, put INTEGER NOT NULL,
+        client TEXT NOT NULL, labels BLOB NOT NULL, row BLOB NOT NULL
+    );
+    CREATE INDEX letter_state ON letter (state);
+    CREATE INDEX letter_client ON letter (client, state);
+    CREATE INDEX letter_due ON letter (put, due) WHERE state = 0;
+    CREATE INDEX letter_wake ON letter (wake) WHERE state = 0;
+    CREATE INDEX letter_ended ON letter (wake) WHERE state >= 4;
+    CREATE TABLE body (key INTEGER PRIMARY KEY, letter BLOB NOT NULL);
+    CREATE TABLE label (hash BLOB NOT NULL, key INTEGER NOT NULL, PRIMARY KEY (hash, key)) WITHOUT ROWID;
+    CREATE TABLE idempotency (
+        client TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, ids TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (client, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX idempotency_at ON idempotency (at);
+    CREATE TABLE pause (provider TEXT PRIMARY KEY, since REAL NOT NULL, who TEXT NOT NULL);
+    CREATE TABLE tally (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
+    CREATE TABLE note (
+        lane INTEGER NOT NULL, due REAL NOT NULL, seq INTEGER NOT NULL, id TEXT NOT NULL, size INTEGER NOT NULL,
+        version INTEGER NOT NULL, PRIMARY KEY (lane, due, seq)
+    ) WITHOUT ROWID;
+    CREATE TABLE buried (at REAL NOT NULL, reason TEXT NOT NULL, bytes BLOB NOT NULL);
+    """,
+)
+"""How to come from version n to n + 1. They only add, so that an older file is never rewritten or lost."""
+
+LOG_AT_MOST: Final = 16_777_216
+"""Bytes that the write-ahead log keeps when it is begun anew."""
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold `PATH.lock`, with our pid in it. The kernel frees it when the process dies, however it dies."""
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreRefused(f"{path}.lock cannot be opened: {error.strerror}; does the directory exist?") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
+            raise StoreRefused(f"{path} is in use by process {owner}; stop it, or give this one another file") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def connect(path: Path, vfs: str) -> apsw.Connection:
+    """Open the file, or make it, with what it must be: durable, and of the schema that this version knows."""
+    with suppress(OSError):  # SQLite tells it better
+        # Made here, since SQLite would obey the umask; the files beside it inherit the mode.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs or None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except apsw.Error as error:
+        raise translated(error, path, StoreRefused) from error
+    return connection
+
+
+def _prepare(connection: apsw.Connection, path: Path) -> None:
+    connection.set_busy_timeout(2_000)
+    application, version = connection.pragma("application_id"), connection.pragma("user_version")
+    fresh = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    if not fresh and application != APPLICATION:
+        raise StoreRefused(f"{path} is a database of another program; it was not touched. Name another file")
+    if version > len(MIGRATIONS):
+        raise StoreRefused(
+            f"{path} was written by a newer Postman (its schema is {version}, this one knows {len(MIGRATIONS)}); "
+            "it was not touched. Run the newer one"
+        )
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", "FULL")
+    connection.pragma("wal_autocheckpoint", 0)
+    connection.pragma("journal_size_limit", LOG_AT_MOST)
+    if (connection.pragma("journal_mode"), connection.pragma("synchronous")) != ("wal", 2):
+        raise StoreRefused(
+            f"{path} cannot be made durable here (no WAL with synchronous=FULL); use a local file system"
+        )
+    for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+        with connection:
+            connection.execute(statements)
+            connection.pragma("application_id", APPLICATION)
+            connection.pragma("user_version", number)
+
+
+_TRANSLATION: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
+    (apsw.ConstraintError, IdTaken, "a letter with this id exists"),
+    (apsw.FullError, StoreFull, "the disk is full; nothing was changed"),
+    (apsw.CorruptError, StoreRefused, "the file is damaged and was kept as it is; restore it from a copy"),
+    (apsw.NotADBError, StoreRefused, "this is no SQLite file, and was kept as it is; name another one"),
+    (apsw.ReadOnlyError, StoreRefused, "the file cannot be written; mend its permissions or the file system"),
+    (apsw.CantOpenError, StoreRefused, "the file cannot be opened; mend its permissions or the file system"),
+)
+
+
+def translated(error: apsw.Error, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
+    """The error of ours that an error of SQLite is; those not in the table (busy, I/O, memory) are `otherwise`."""
+    for theirs, ours, cure in _TRANSLATION:
+        if isinstance(error, theirs):
+            return ours(f"{path}: {cure} ({error})")
+    return otherwise(f"{path}: {error}")
