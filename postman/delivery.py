@@ -7,6 +7,7 @@ former did not take the letter.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -28,6 +29,7 @@ from postman.errors import (
     ProviderError,
     ProviderMisconfigured,
     ProviderUnavailable,
+    StoreFull,
     StoreUnavailable,
     TooLate,
 )
@@ -49,7 +51,7 @@ UNREADY_DELAY = 1.0
 
 
 INSIST = (0.1, 5.0)
-"""Seconds between two tries to write the end of a call: the first, the longest; doubling."""
+"""Seconds between two tries to write: the first, the longest; doubling."""
 
 
 class Called(msgspec.Struct, frozen=True):
@@ -121,8 +123,9 @@ class Delivery:
 
     async def _ask_in_turn(self, id: Id, turn: Turn, hold: Hold) -> Row | Unclaimable:
         """The heart: one provider after the other until one takes the letter, ends it, or leaves doubt."""
+        owner = secrets.token_hex(8)
         asked_at = self._steady()
-        claim = await self._ledger.claim(id, turn.calls())
+        claim = await _unless_surely_not(partial(self._ledger.claim, id, turn.calls(), owner=owner))
         while isinstance(claim, Claim):
             failpoint("W2")
             end = await self._call(claim, asked_at, turn, hold)
@@ -130,7 +133,7 @@ class Delivery:
             if end.kind not in ELSEWHERE or self._guard.draining:
                 return await _insist(partial(self._ledger.finish, claim, end))
             asked_at = self._steady()
-            claim = await _insist(partial(self._ledger.claim, id, turn.calls(), Ended(claim, end)))
+            claim = await _insist(partial(self._ledger.claim, id, turn.calls(), Ended(claim, end), owner=owner))
         return claim
 
     async def _call(self, claim: Claim, asked_at: float, turn: Turn, hold: Hold) -> End:
@@ -176,14 +179,24 @@ class Delivery:
             _log.warning("a note could not be buried; it will be shown again", reason=str(error))
 
 
+async def _unless_surely_not[T](write: Callable[[], Awaitable[T]]) -> T:
+    """Write once, and insist when it may have been done: a claim that nobody knows of becomes doubt."""
+    try:
+        return await write()
+    except StoreUnavailable as error:
+        if not error.may_have_happened:
+            raise
+    return await _insist(write)
+
+
 async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
-    """Write the end of a call, for as long as the guard lets us: an end that is not written becomes doubt."""
+    """Write, for as long as the guard lets us: an end that is not written becomes doubt."""
     pause = INSIST[0]
     while True:
         try:
             return await write()
-        except StoreUnavailable as error:
-            _log.warning("the end of a call could not be written yet", reason=str(error))
+        except (StoreUnavailable, StoreFull) as error:
+            _log.warning("a call could not be written down yet", reason=str(error))
             await trio.sleep(pause)
             pause = min(INSIST[1], pause * 2)
 

@@ -246,6 +246,10 @@ class Row(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     history: tuple[Entry, ...] = ()
     omitted: int = 0
     """Entries left out of the middle of the history."""
+    owner: str = ""
+    """Who claimed the last call."""
+    told: int = 0
+    """The call whose end was written last."""
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -358,18 +362,24 @@ class Ledger(Protocol):
         """
         ...
 
-    async def claim(self, id: Id, calls: Sequence[Call], after: Ended | None = None) -> Claim | Unclaimable:
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
         """Choose the first of `calls` that may have this letter, and take the right to make that call.
 
         Args:
             id: the letter.
             calls: every provider there is, in order of preference, those that cannot be asked now marked so.
             after: the call that just ended without acceptance; written in the same transaction.
+            owner: who asks, one name for each delivery. Who repeats a claim whose answer was lost is given the same
+                claim, lease included; without a name it is not known again.
         """
         ...
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """Write how the call ended, if the claim still is the newest; a receipt is taken even if it is not.
+
+        Written twice, it counts once.
 
         Returns:
             What the row now says.

@@ -69,7 +69,9 @@ def accepted_row(letter: Letter, client: str, size: int, policy: Policy, now: No
     )
 
 
-def claim(row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, now: Now) -> tuple[Row, Call | None]:
+def claim(
+    row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, now: Now, *, owner: str = ""
+) -> tuple[Row, Call | None]:
     """The next call for a letter, if there shall be one.
 
     Args:
@@ -78,18 +80,18 @@ def claim(row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, 
         after: the call that just ended without acceptance.
         policy: of postman.toml.
         now: the time.
+        owner: who asks.
 
     Returns:
         The row as it shall be, and the call to make; None: none now.
     """
-    tries = row.tries
-    if after is None:
-        if row.state is not State.QUEUED or row.due > now.wall:
-            return row, None
-    else:
-        before, row = row, finish(row, after.claim.fence, after.claim.call.provider, after.end, policy, now)
-        if row is before or row.state is not State.QUEUED:
-            return row, None
+    if _is_granted(row, after, owner):
+        return row, next((call for call in calls if call.provider == row.provider), None)
+    before, tries = row, row.tries
+    if after is not None:
+        row = finish(row, after.claim.fence, after.claim.call.provider, after.end, policy, now)
+    if row.state is not State.QUEUED or (row.due > now.wall if after is None else row is before):
+        return row, None
     row = age(row, policy, now)
     if row.state is not State.QUEUED:
         return row, None
@@ -106,16 +108,19 @@ def claim(row: Row, calls: Sequence[Call], after: Ended | None, policy: Policy, 
         account=chosen.account,
         lease=now.steady + chosen.lease,
         tries=tries,
+        owner=owner,
     )
     return _enter(row, now, State.SENDING, provider=chosen.provider), chosen
 
 
 def finish(row: Row, fence: int, provider: str, end: End, policy: Policy, now: Now) -> Row:
     """How call `fence` ended. An end of an older call changes nothing, unless it is a receipt."""
-    if end.kind is EndKind.ACCEPTED:
-        return settle(row, end.receipt or Receipt(), provider, now)
-    if row.fence != fence or row.state not in _OWNED:
+    told = row.told == fence
+    if end.kind is EndKind.ACCEPTED and not (told and row.receipts):
+        return msgspec.structs.replace(settle(row, end.receipt or Receipt(), provider, now), told=fence)
+    if told or row.fence != fence or row.state not in _OWNED:
         return row
+    row = msgspec.structs.replace(row, told=fence)
     if end.kind in _READ_BY_PROVIDER:
         row = msgspec.structs.replace(row, attempts=row.attempts + 1)
     if end.kind is EndKind.REJECTED:
@@ -200,6 +205,12 @@ def backoff(row: Row) -> float:
     ceiling = min(BACKOFF_CAP, BACKOFF * 2.0 ** min(row.tries, 20))
     chance: float = zlib.crc32(f"{row.id}:{row.fence}:{row.tries}".encode()) / 2**32
     return max(1.0, ceiling * chance)
+
+
+def _is_granted(row: Row, after: Ended | None, owner: str) -> bool:
+    """Whether this very claim was granted before and its answer lost, so that its call was not begun."""
+    owned = owner != "" and row.owner == owner and row.state in _OWNED and row.told != row.fence
+    return owned and (after is None or row.fence == after.claim.fence + 1)
 
 
 def _act(row: Row, verb: Verb, who: str, policy: Policy, now: Now) -> Row:  # noqa: PLR0911  # one line a verb

@@ -22,6 +22,7 @@ from postman.errors import (
     OutcomeUnknown,
     ProviderMisconfigured,
     ProviderUnavailable,
+    StoreFull,
     StoreUnavailable,
 )
 from postman.guard import Guard
@@ -462,8 +463,8 @@ async def test_a_breaker_that_opens_between_claim_and_call_stops_the_call_and_bu
     provider, other = Scripted(), Scripted()
 
     class Opens(MemoryLedger):
-        async def claim(self, *args: object) -> object:  # type: ignore[override]  # only watched
-            claim = await super().claim(*args)  # type: ignore[arg-type]  # passed on
+        async def claim(self, *args: object, **named: object) -> object:  # type: ignore[override]  # only watched
+            claim = await super().claim(*args, **named)  # type: ignore[arg-type]  # passed on
             while b.carriers[0].breaker.state is not BreakerState.OPEN:
                 with contextlib.suppress(ProviderUnavailable), b.carriers[0].breaker.attempt():
                     raise ProviderUnavailable("down")
@@ -506,7 +507,7 @@ async def test_an_end_is_written_once_the_ledger_answers_again(autojump_clock: M
 
 async def test_without_a_ledger_nothing_is_sent_and_the_note_is_left(autojump_clock: MockClock) -> None:
     class Down(MemoryLedger):
-        async def claim(self, *_: object) -> object:  # type: ignore[override]  # never answers
+        async def claim(self, *_: object, **named: object) -> object:  # type: ignore[override]  # never answers
             raise StoreUnavailable("no answer")
 
     provider = Scripted()
@@ -516,6 +517,47 @@ async def test_without_a_ledger_nothing_is_sent_and_the_note_is_left(autojump_cl
         with pytest.raises(StoreUnavailable):
             await b.deliver()
         assert (provider.asked, await b.notes()) == (0, 1)
+
+
+class Forgetful(MemoryLedger):
+    """Does what it is asked, but the answer to every other claim is lost."""
+
+    claims = 0
+
+    async def claim(self, *args: object, **named: object) -> object:  # type: ignore[override]  # only watched
+        answer = await super().claim(*args, **named)  # type: ignore[arg-type]  # passed on
+        self.claims += 1
+        if self.claims % 2:
+            raise StoreUnavailable("no answer", may_have_happened=True)
+        return answer
+
+
+async def test_a_claim_whose_answer_was_lost_is_no_doubt(autojump_clock: MockClock) -> None:
+    down, other = Scripted(fail(ProviderUnavailable("down"), handed_over=False)), Scripted()
+    async with memory_queue(60.0) as queue:
+        b = Bench(queue, Forgetful(None, trio_now), {"down": down})
+        b.postbox = Postbox([*b.carriers, carrier("other", other, weight=0)], 1)
+        await b.post()
+        await b.deliver()
+        row = await b.row()
+        assert (row.state, row.fence, down.asked, other.accepted) == (State.SENT, 2, 1, [LETTER])
+
+
+async def test_an_end_is_written_when_the_disk_has_room_again(autojump_clock: MockClock) -> None:
+    class Full(MemoryLedger):
+        failures = 3
+
+        async def finish(self, claim: Claim, end: End) -> Row:
+            if self.failures:
+                self.failures -= 1
+                raise StoreFull("the disk is full")
+            return await super().finish(claim, end)
+
+    async with memory_queue(60.0) as queue:
+        b = Bench(queue, Full(None, trio_now), {"a": Scripted()})
+        await b.post()
+        await b.deliver()
+        assert (await b.row()).state is State.SENT
 
 
 # pure parts

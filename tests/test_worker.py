@@ -156,10 +156,10 @@ async def test_workers_outlive_a_ledger_that_does_not_answer_and_a_bug_of_ours(a
     class Flaky(MemoryLedger):
         errors: list[Exception]
 
-        async def claim(self, *args: object) -> object:  # type: ignore[override]  # fails first
+        async def claim(self, *args: object, **named: object) -> object:  # type: ignore[override]  # fails first
             if self.errors:
                 raise self.errors.pop()
-            return await super().claim(*args)  # type: ignore[arg-type]  # passed on
+            return await super().claim(*args, **named)  # type: ignore[arg-type]  # passed on
 
     ledger = Flaky(None, lambda: Now(trio.current_time(), trio.current_time()))
     ledger.errors = [StoreUnavailable("no answer"), RuntimeError("a bug")] * 3

@@ -60,10 +60,12 @@ class MemoryLedger:
         parcels = rows.parcels(letters, client, self.policy, now)
         return rows.accept(self._rows, parcels, client, key, fingerprint, policy=self.policy, now=now)
 
-    async def claim(self, id: Id, calls: Sequence[Call], after: Ended | None = None) -> Claim | Unclaimable:
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
         """See `Ledger.claim`."""
         await trio.lowlevel.checkpoint()
-        return rows.claim(self._rows, id, calls, after, self.policy, self._clock())
+        return rows.claim(self._rows, id, calls, after, owner=owner, policy=self.policy, now=self._clock())
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """See `Ledger.finish`."""

@@ -124,13 +124,13 @@ def accept(
 
 
 def claim(
-    rows: Rows, id: Id, calls: Sequence[Call], after: Ended | None, policy: Policy, now: Now
+    rows: Rows, id: Id, calls: Sequence[Call], after: Ended | None, *, owner: str, policy: Policy, now: Now
 ) -> Claim | Unclaimable:
     """See `Ledger.claim`."""
     before = rows.get(id)
     if before is None:
         return Unclaimable(None)
-    row, call = transitions.claim(before, calls, after, policy, now)
+    row, call = transitions.claim(before, calls, after, policy, now, owner=owner)
     if row is not before:
         rows.write(row, before)
     if call is None:

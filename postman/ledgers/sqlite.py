@@ -110,13 +110,15 @@ class SqliteLedger:
         if disk.f_bavail * disk.f_frsize < self.reserve:
             raise StoreFull(f"less than {self.reserve >> 20} MiB are free on the disk of {self._database.path}")
 
-    async def claim(self, id: Id, calls: Sequence[Call], after: Ended | None = None) -> Claim | Unclaimable:
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
         """See `Ledger.claim`."""
         policy, now = self.policy, self._clock()
 
         def claim() -> Claim | Unclaimable:
             self._rows.read_ahead(id)
-            return rows.claim(self._rows, id, calls, after, policy, now)
+            return rows.claim(self._rows, id, calls, after, owner=owner, policy=policy, now=now)
 
         return await self._database.run(claim)
 

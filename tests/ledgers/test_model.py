@@ -44,6 +44,7 @@ class Model:
     lease: float = 0.0
     decide: float = 0.0
     refusers: set[str] = field(default_factory=set)
+    told: int = 0
 
     def claimable(self, ready: set[str], wall: float) -> str | None:
         """Who would be asked now."""
@@ -61,6 +62,10 @@ class Model:
         return self.fence == fence and self.state in {"sending", "in-doubt", "held"}
 
     def end(self, fence: int, name: str, kind: EndKind, wall: float) -> None:
+        if self.told == fence and (self.receipts or kind != "accepted"):
+            return
+        if kind == "accepted" or self.owned(fence):
+            self.told = fence
         if kind == "accepted":
             self.receipt()
         elif self.owned(fence):

@@ -189,6 +189,49 @@ async def a_late_end_by_the_owner_counts_in_doubt_and_held(open_ledger: OpenLedg
                 assert state is not State.QUEUED or not row.put
 
 
+async def a_claim_whose_answer_was_lost_is_given_again_to_its_owner_and_to_nobody_else(open_ledger: OpenLedger) -> None:
+    async with open_scene(open_ledger) as scene:
+        id, calls = await scene.queued(), [LAMDA, DELTA]
+        claim = await scene.ledger.claim(id, calls, owner="me")
+        assert isinstance(claim, Claim)
+        before = await scene.row(id)
+        assert await scene.ledger.claim(id, calls, owner="me") == claim
+        for other in ("you", ""):
+            assert await scene.ledger.claim(id, calls, owner=other) == Unclaimable(State.SENDING)
+        assert await scene.row(id) == before
+        after = Ended(claim, UNAVAILABLE)
+        second = await scene.ledger.claim(id, calls[1:], after, owner="me")
+        assert isinstance(second, Claim)
+        assert second.fence == 2
+        assert await scene.ledger.claim(id, calls[1:], after, owner="me") == second
+        assert await scene.ledger.claim(id, calls[1:], after, owner="you") == Unclaimable(State.SENDING)
+
+
+async def an_owner_that_learns_of_its_claim_too_late_can_still_say_that_nothing_was_sent(
+    open_ledger: OpenLedger,
+) -> None:
+    async with open_scene(open_ledger) as scene:
+        id = await scene.queued()
+        await scene.ledger.claim(id, [LAMDA], owner="me")
+        scene.clock.advance(LAMDA.lease)
+        for verb in (Verb.LAPSE, Verb.DECIDE):
+            assert await scene.act(id, verb)
+        claim = await scene.ledger.claim(id, [LAMDA], owner="me")
+        assert isinstance(claim, Claim)
+        assert claim.lease_ends <= scene.clock.steady
+        assert (await scene.ledger.finish(claim, UNSENT)).state is State.QUEUED
+
+
+async def an_end_that_is_written_twice_counts_once(open_ledger: OpenLedger) -> None:
+    async with open_scene(open_ledger) as scene:
+        nameless = End(EndKind.ACCEPTED, receipt=Receipt(None))
+        for end in (ACCEPTED, nameless, REJECTED, REFUSED, UNAVAILABLE, UNKNOWN, UNSENT):
+            claim = await scene.claim(await scene.queued())
+            row = await scene.ledger.finish(claim, end)
+            assert await scene.ledger.finish(claim, end) == row, end
+        assert (await scene.ledger.statistics()).doubled == 0
+
+
 async def a_second_receipt_is_kept_and_counted_as_doubled(open_ledger: OpenLedger) -> None:
     async with open_scene(open_ledger) as scene:
         id = await scene.bring(State.SENT)
@@ -267,6 +310,9 @@ CHECKS: tuple[LedgerCheck, ...] = (
     an_end_with_an_old_fence_changes_nothing,
     a_late_receipt_counts_though_another_owns_the_letter,
     a_late_end_by_the_owner_counts_in_doubt_and_held,
+    a_claim_whose_answer_was_lost_is_given_again_to_its_owner_and_to_nobody_else,
+    an_owner_that_learns_of_its_claim_too_late_can_still_say_that_nothing_was_sent,
+    an_end_that_is_written_twice_counts_once,
     a_second_receipt_is_kept_and_counted_as_doubled,
     a_receipt_settles_any_state,
     a_call_that_lapsed_is_in_doubt_and_a_third_is_the_end,
