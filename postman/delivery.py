@@ -99,6 +99,8 @@ class Delivery:
     async def deliver(self, lease: Lease, turn: Turn, hold: Hold) -> None:
         """Do what can be done now for the letter that a note names, and write what came of it.
 
+        Claims nothing once the guard drains, which it may have begun while the worker waited for room.
+
         Args:
             lease: of the note.
             turn: of the worker at the postbox.
@@ -110,6 +112,9 @@ class Delivery:
         if lease.note is None:
             await self._bury(lease, "this is no note that can be read")
             return
+        if self._guard.draining:
+            await self._put_back_or_ack(lease, lease.note, State.QUEUED, 0.0)
+            return
         outcome = await self._ask_in_turn(lease.note.id, turn, hold)
         failpoint("W9")
         match outcome:
@@ -118,7 +123,9 @@ class Delivery:
                 await self._put_back_or_ack(lease, lease.note, outcome.state, outcome.due - self._wall())
             case Unclaimable(state=None):
                 await self._bury(lease, "the ledger has no such letter")
-            case Unclaimable(state=state, delay=delay):
+            case Unclaimable(state=state, delay=delay, ended=ended):
+                if ended is not None:
+                    journal.write(ended)
                 await self._put_back_or_ack(lease, lease.note, state, delay)
 
     async def _ask_in_turn(self, id: Id, turn: Turn, hold: Hold) -> Row | Unclaimable:

@@ -17,7 +17,7 @@ import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from postman import explain, page, query
+from postman import explain, journal, page, query
 from postman.config import Http, Scope
 from postman.exchange import answer, idempotency_key, json_body
 from postman.failpoint import failpoint
@@ -211,7 +211,7 @@ class _Endpoint:
                 ids = tuple(row.id for row in rows)
                 after = ids[-1] if len(ids) == listing.limit else None
             acted = await self._ledger.act(ids, verb, client.name)
-            await self._wake([row for row, done in acted.values() if done])
+            await self._follow([row for row, done in acted.values() if done])
             _log.info("acted", verb=verb, who=client.name, letters=sum(done for _, done in acted.values()))
             return answer(
                 {
@@ -288,14 +288,17 @@ class _Endpoint:
         row = await self._row(client, id)
         row, done = (await self._ledger.act([row.id], verb, client.name)).get(row.id, (row, False))
         if done:
-            await self._wake([row])
+            await self._follow([row])
             _log.info("acted", verb=verb, who=client.name, id=row.id)
         elif not (verb is Verb.CANCEL and row.state is State.CANCELLED):
             detail = f"A letter that is {row.state} cannot be changed so ({verb})."
             raise Problem(HTTPStatus.CONFLICT, detail, more={"tracking-id": row.id, "state": row.state})
         return self._told(row)
 
-    async def _wake(self, rows: Sequence[Row]) -> None:
+    async def _follow(self, rows: Sequence[Row]) -> None:
+        """What follows from a person's act: a line in the log for each end, and notes for what is queued again."""
+        for row in rows:
+            journal.write(row)
         queued = [row for row in rows if row.state is State.QUEUED]
         if queued:
             await self._office.wake(queued)

@@ -170,10 +170,12 @@ class Unclaimable(msgspec.Struct, frozen=True):
     Attributes:
         state: None: there is no such row.
         delay: for a queued row: seconds until it is due.
+        ended: the row, when this very claim ended it (nobody is left to be asked, or its time was over).
     """
 
     state: State | None
     delay: float = 0.0
+    ended: Row | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):

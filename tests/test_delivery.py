@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from postman.breaker import Breaker
@@ -233,6 +234,23 @@ async def test_a_letter_that_everybody_refuses_is_rejected_with_each_one_s_reaso
         assert await b.notes() == 0
 
 
+@pytest.mark.parametrize(
+    ("posted", "end"),
+    [(mail(), State.REJECTED), (mail(expires_at=datetime.fromtimestamp(10, UTC)), State.EXPIRED)],
+)
+async def test_an_end_that_is_made_by_a_claim_is_logged_once(
+    autojump_clock: MockClock, posted: Mail, end: State
+) -> None:
+    async with bench(lamda=Scripted(fail(MailRefused("too large"), handed_over=False))) as b:
+        await b.post(posted)
+        await b.queue.put([Note(LETTER)])
+        await trio.sleep(11 if posted.expires_at else 0)
+        with capture_logs() as lines:
+            await b.deliver()
+            await b.deliver()
+    assert [(line["event"], line["id"]) for line in lines if line["log_level"] == "info"] == [(end, LETTER)]
+
+
 async def test_a_provider_that_refused_a_letter_is_not_asked_again(autojump_clock: MockClock) -> None:
     refuses, down = Scripted(fail(MailRefused("not here"))), Scripted(fail(ProviderUnavailable("down")))
     async with bench(refuses=refuses, down=down) as b:
@@ -422,6 +440,15 @@ async def test_no_other_provider_is_claimed_while_draining(autojump_clock: MockC
 
 
 # notes
+
+
+async def test_nothing_is_claimed_for_a_note_that_was_taken_before_a_drain(autojump_clock: MockClock) -> None:
+    async with bench(lamda=Scripted()) as b:
+        await b.post()
+        b.guard.drain(30)
+        await b.deliver()
+        assert ((await b.row()).state, (await b.row()).fence) == (State.QUEUED, 0)
+        assert await b.notes() == 1
 
 
 async def test_a_note_without_a_letter_is_buried(autojump_clock: MockClock) -> None:

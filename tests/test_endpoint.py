@@ -17,6 +17,7 @@ import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from quart import Response
+from structlog.testing import capture_logs
 from werkzeug.datastructures import Headers as WerkzeugHeaders
 
 from postman.config import Http, Key
@@ -329,6 +330,15 @@ async def test_a_queued_letter_is_cancelled_and_again_without_harm(house: House)
     for _ in range(2):
         status, document, _ = await house.ask("DELETE", f"/mail/{id}")
         assert (status, document["state"]) == (HTTPStatus.OK, "cancelled")
+
+
+async def test_an_end_that_a_person_makes_is_logged_once(house: House) -> None:
+    one, two = await house.accepted(), await house.accepted()
+    with capture_logs() as lines:
+        for _ in range(2):
+            await house.ask("DELETE", f"/mail/{one[0]}")
+            await house.ask("POST", "/mail/discard", json.dumps({"ids": two}).encode())
+    assert [line["id"] for line in lines if line["event"] == State.CANCELLED] == [*one, *two]
 
 
 async def test_a_sent_letter_cannot_be_cancelled_and_the_answer_says_its_state(house: House) -> None:

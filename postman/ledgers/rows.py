@@ -134,7 +134,8 @@ def claim(
     if row is not before:
         rows.write(row, before)
     if call is None:
-        return Unclaimable(row.state, max(0.0, row.due - now.wall) if row.state is State.QUEUED else 0.0)
+        delay = max(0.0, row.due - now.wall) if row.state is State.QUEUED else 0.0
+        return Unclaimable(row.state, delay, row if row.state.ended and not before.state.ended else None)
     letter = _decoder.decode(rows.body(id)) if after is None else after.claim.letter
     return Claim(letter, row.fence, call, row.lease)
 

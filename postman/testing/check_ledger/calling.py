@@ -131,8 +131,10 @@ async def a_letter_that_every_provider_refused_is_rejected_with_their_reasons(op
         assert isinstance(answer, Claim)
         assert answer.call == DELTA, "who refused is not asked again"
         last = await scene.ledger.claim(first.id, [LAMDA, DELTA], Ended(answer, End(EndKind.REFUSED, "too large")))
-        assert last == Unclaimable(State.REJECTED)
-        reason = (await scene.row(first.id)).history[-1].reason
+        row = await scene.row(first.id)
+        assert last == Unclaimable(State.REJECTED, ended=row), "who made the end is given the row"
+        assert await scene.refused(first.id) == Unclaimable(State.REJECTED), "and nobody after it"
+        reason = row.history[-1].reason
         assert "lamda: sender not verified" in reason
         assert "delta: too large" in reason
 
