@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import msgspec
 
-from postman.breaker import Blame, Breaker, BreakerStatistics
+from postman.answer import MAX_REASON, without_addresses
+from postman.breaker import Blame, Breaker, BreakerStatistics, State
 from postman.errors import (
     MailRefused,
     MailRejected,
@@ -145,9 +146,15 @@ class Carrier:
         self.terms = terms
         self._forget_places()
 
+    @property
+    def in_service(self) -> bool:
+        """Whether calls may begin, now or when others have ended: not paused, resting or with its breaker open."""
+        cool = self._clock() >= self._cool_until
+        return not self._paused and cool and self.breaker.state is not State.OPEN
+
     def room(self) -> float:
         """How many calls could begin now; `inf` when nothing limits."""
-        if self._paused or self._clock() < self._cool_until:
+        if not self.in_service:
             return 0
         room = self.breaker.free
         if self.terms.max_concurrent is not None:
@@ -237,7 +244,7 @@ class Carrier:
             self._cool_until = self._clock() + min(max(wait, COOL_DOWN_BOUNDS[0]), COOL_DOWN_BOUNDS[1])
             self._forget_places()
         if blame(error) in {Blame.PROVIDER, Blame.FATAL}:
-            self._last_fault = error.reason
+            self._last_fault = without_addresses(error.reason, MAX_REASON)
 
 
 class Place:

@@ -92,8 +92,8 @@ class Postbox:
             await self._left.park()
 
     def available(self) -> bool:
-        """Whether any provider can be asked now."""
-        return any(carrier.free() > 0 for carrier in self.carriers)
+        """Whether letters can leave, though perhaps one at a time and after those in hand."""
+        return any(carrier.in_service for carrier in self.carriers)
 
     def accounts(self) -> frozenset[str]:
         """The accounts that doubt can be resolved at here."""

@@ -241,6 +241,17 @@ async def test_a_paused_provider_is_passed_over_and_everything_waits_when_all_ar
         lamda.paused = False
 
 
+async def test_letters_can_leave_though_an_idle_worker_keeps_the_only_place(autojump_clock: MockClock) -> None:
+    lamda = make("lamda", max_concurrent=1)
+    box = postbox(lamda)
+    with await box.wait_available(0) as turn:
+        assert lamda.free() == 0
+        assert box.available()
+        turn.calls()
+        with turn.call("lamda"):
+            assert box.available()
+
+
 async def test_a_turn_that_began_before_a_replacement_asks_the_new_providers(autojump_clock: MockClock) -> None:
     box = postbox(make("old"))
     with await box.wait_available(0) as turn:
