@@ -24,11 +24,14 @@ from postman.errors import (
     ProviderMisconfigured,
     ProviderUnavailable,
 )
+from postman.secret import hide
 
 MAX_BODY = 1_048_576
 """Bytes of an answer's body, decoded."""
 MAX_DETAIL = 200
 """Characters of a vendor's words in a reason."""
+MAX_REASON = 500
+"""Characters of a reason, whoever gave it."""
 
 STATUSES: Mapping[int, type[ProviderError]] = MappingProxyType(
     {
@@ -107,11 +110,10 @@ def wait_asked(headers: Mapping[str, str], now: float | None = None) -> float | 
     return seconds if seconds >= 0 else None
 
 
-def without_addresses(text: str) -> str:
-    """A vendor's words on one line, without mail addresses, at most `MAX_DETAIL` characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 8 * MAX_DETAIL]).split())
-    line = re.sub(r"[^\s<>\"(),;:]+@[^\s<>\"'(),;:]+", "(address)", line)
-    return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 3] + "..."
+def without_addresses(text: str, most: int = MAX_DETAIL) -> str:
+    """A vendor's words on one line, without mail addresses and secrets of ours, at most `most` characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in hide(text)[: 8 * most]).split())
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def decoded(headers: Mapping[str, str], body: bytes) -> bytes:

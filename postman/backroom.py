@@ -17,6 +17,7 @@ from postman.kind import Surroundings
 from postman.options import config_option, json_option, show
 from postman.provider import LiveCheck
 from postman.registry import ConfiguredProvider
+from postman.secret import hide
 from postman.wire import ClientFactory
 
 LIVE_LIMIT = 25.0
@@ -37,7 +38,7 @@ def serve(config: Path, log_level: str) -> int:
     SIGTERM and Ctrl-C stop taking mail and let deliveries in hand end; a second one ends it at once.
     """
     os.umask(0o077)
-    logs.configure(log_level)
+    logs.configure(log_level, hide=hide)
     trio.run(service.run, load(config))
     return 0
 
@@ -45,7 +46,7 @@ def serve(config: Path, log_level: str) -> int:
 @click.command("demo")
 def demo_command() -> int:
     """Show a failing provider and another one that takes over. Delivers nothing, leaves nothing behind."""
-    logs.configure("critical")
+    logs.configure("critical", hide=hide)
     return 0 if trio.run(demo.demonstrate, click.echo) else 1
 
 
@@ -55,7 +56,7 @@ def demo_command() -> int:
 @json_option
 def check(config: Path, live: bool, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
     """Say what is wrong with the configuration and its plugins. Opens nothing, unless --live."""
-    logs.configure("warning")
+    logs.configure("warning", hide=hide)
     setup = registry.set_up(load(config))
     found: list[dict[str, object]] = []
     for provider in setup.providers:
@@ -77,11 +78,11 @@ async def _ask(configured: ConfiguredProvider) -> tuple[bool, str]:
                     return True, "opened; it has no question to ask"
                 return True, await provider.check()
     except (ProviderError, ConfigError) as error:
-        return False, str(error)
+        return False, hide(str(error))
     except trio.TooSlowError:
         return False, f"did not answer within {LIVE_LIMIT:g} s"
     except Exception as error:  # noqa: BLE001  # the wall between us and a plugin
-        return False, f"bug in the plugin: {type(error).__name__}: {error}"
+        return False, f"bug in the plugin: {type(error).__name__}: {hide(str(error))}"
 
 
 @click.command()

@@ -15,6 +15,7 @@ from postman.errors import ConfigError
 from postman.kind import Surroundings
 from postman.provider import Provider
 from postman.registry import ConfiguredProvider
+from postman.secret import hide
 from postman.wire import ClientFactory
 
 _log = structlog.get_logger()
@@ -70,7 +71,7 @@ class Fleet:
             try:
                 provider = await self._nursery.start(_hold_open, configured, surroundings, stay)
             except ConfigError as error:
-                raise ConfigError(f"{place}: {error}") from error
+                raise ConfigError(f"{place}: {hide(str(error))}") from error
             carrier = Carrier(provider, terms, Breaker(is_fault=blame, clock=self._clock), clock=self._clock)
             self._stays[carrier] = stay
             return carrier

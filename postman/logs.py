@@ -12,9 +12,12 @@ import os
 import queue
 import select
 import threading
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 STDERR = 2
 
@@ -81,12 +84,15 @@ class Writer:
                 select.select([], [self._fd], [])
 
 
-def configure(level: str = "info", *, pretty: bool | None = None) -> None:
+def configure(
+    level: str = "info", *, pretty: bool | None = None, hide: Callable[[str], str] = lambda text: text
+) -> None:
     """Send all logs of this process, those of libraries from warnings on, to stderr.
 
     Args:
         level: debug, info, warning, error or critical.
         pretty: for people, or JSON lines; None: for people when it is a terminal.
+        hide: takes out of every text what a log must not hold.
     """
     pretty = os.isatty(STDERR) if pretty is None else pretty
     writer = Writer(STDERR)
@@ -96,8 +102,8 @@ def configure(level: str = "info", *, pretty: bool | None = None) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,  # without the values of local variables
-        sanitise,
+        structlog.processors.ExceptionRenderer(partial(_traced, words=threshold <= logging.DEBUG)),
+        partial(sanitise, hide=hide),
     ]
     renderer: Processor = structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
     structlog.configure(
@@ -116,21 +122,40 @@ def configure(level: str = "info", *, pretty: bool | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
 
 
-def sanitise(_logger: WrappedLogger, _name: str, event: EventDict) -> EventDict:
+def _traced(info: ExcInfo, *, words: bool) -> str:
+    return "\n".join(_trace(info[1], words))
+
+
+def _trace(error: BaseException, words: bool) -> Iterator[str]:  # noqa: FBT001  # one caller
+    """A traceback without values of variables, and with the words of exceptions only if asked: they may be a mail's."""
+    if cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
+        yield from _trace(cause, words)
+        yield "from that came:"
+    yield "Traceback (most recent call last):"
+    yield from (line.rstrip("\n") for line in traceback.format_tb(error.__traceback__))
+    yield "".join(traceback.format_exception_only(error)).rstrip("\n") if words else type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from (f"  | {line}" for part in _trace(member, words) for line in part.split("\n"))
+
+
+def sanitise(
+    _logger: WrappedLogger, _name: str, event: EventDict, *, hide: Callable[[str], str] = lambda text: text
+) -> EventDict:
     """No control characters and no endless values, so that what somebody sent us cannot forge a line."""
     first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
     return {
-        _escape(key): _clean(value, 10 * LONGEST if key == "exception" else LONGEST)
+        _escape(key): _clean(value, 10 * LONGEST if key == "exception" else LONGEST, hide)
         for key, value in {**first, **event}.items()
     }
 
 
-def _clean(value: object, longest: int) -> object:
+def _clean(value: object, longest: int, hide: Callable[[str], str]) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return [_clean(item, longest) for item in value[:100]]
-    text = str(value)
+        return [_clean(item, longest, hide) for item in value[:100]]
+    text = hide(str(value))
     if longest > LONGEST:  # a traceback: its own line breaks are ours
         return "\n".join(_escape(line) for line in text[:longest].splitlines())
     return _escape(text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)")

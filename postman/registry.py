@@ -25,6 +25,7 @@ from postman import distribution, hookspecs
 from postman.config import Loaded, ProviderTable
 from postman.errors import ConfigError
 from postman.kind import Kind
+from postman.secret import hide
 from postman.table import Place, Reader
 
 WORDS = {hookspecs.PROVIDERS: "provider", hookspecs.QUEUES: "queue", hookspecs.LEDGERS: "ledger"}
@@ -204,7 +205,7 @@ def _load(point: EntryPoint) -> Kind[Any, Any]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit too: nothing that a plugin does at import may end us
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        what = hide(f"{type(error).__name__}: {error}".rstrip(": "))
         raise ConfigError(f"{plugin} cannot be used: {what}; repair, upgrade or uninstall it") from error
     return kind
 

@@ -25,6 +25,7 @@ from postman.keyring import Keyring
 from postman.ledger import Ledger
 from postman.postbox import Postbox
 from postman.registry import ConfiguredProvider, Setup, set_up
+from postman.secret import hide
 from postman.stores import policy_of
 
 _log = structlog.get_logger()
@@ -131,7 +132,7 @@ class Reloader:
             failure = error
         except Exception as bug:  # noqa: BLE001  # the wall between us and what a plugin does while it is read
             _log.exception("a bug ended a reload")
-            failure = ConfigError(f"{type(bug).__name__}: {bug}; the log says more")
+            failure = ConfigError(hide(f"{type(bug).__name__}: {bug}; the log says more"))
         else:
             self.trouble = ""
             _log.info("reloaded", **msgspec.to_builtins(report))

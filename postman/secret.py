@@ -1,8 +1,18 @@
-"""A secret of the configuration: shown nowhere, compared by value."""
+"""What must not be shown: the secrets of the configuration, and people's addresses."""
 
 from __future__ import annotations
 
 import hmac
+import re
+from typing import Final
+
+SHORTEST: Final = 8
+"""Characters; shorter secrets are not looked for in texts, which would lose half their words."""
+
+_ADDRESS = re.compile(r"(?<![^\s<>\"(),;:@])[^\s<>\"(),;:@]++@[^\s<>\"'(),;:]++")
+_texts: Final[set[str]] = (
+    set()
+)  # of this process, also of secrets that were replaced: they were not meant to be seen either
 
 
 class Secret:
@@ -15,6 +25,8 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text = text
+        if len(text) >= SHORTEST:
+            _texts.add(text)
 
     def reveal(self) -> str:
         """The text itself; call it where it is put on the wire, and nowhere else."""
@@ -32,3 +44,13 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash((Secret, self._text))
+
+
+def hide(text: str) -> str:
+    """`text` for a log, an error or a history: without any secret that this process knows, and without mail addresses.
+
+    The last line of defence: words of vendors and of plugins may repeat what they were given.
+    """
+    for secret in sorted(_texts, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _ADDRESS.sub("(address)", text) if "@" in text else text

@@ -210,7 +210,8 @@ class SqliteRows:
         if after is not None:
             conditions.append(("key < ?", key_of(after)))
         if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
-            conditions.append(("key >= ?", (max(0, int((filter.since - SLACK) * 1_000)) << 22) - 2**63))
+            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
+            conditions.append(("key >= ?", (earliest << 22) - 2**63))
         if filter.client is not None:
             conditions.append(("client = ?", filter.client))
         conditions += [
