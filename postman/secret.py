@@ -10,9 +10,7 @@ SHORTEST: Final = 8
 """Characters; shorter secrets are not looked for in texts, which would lose half their words."""
 
 _ADDRESS = re.compile(r"(?<![^\s<>\"(),;:@])[^\s<>\"(),;:@]++@[^\s<>\"'(),;:]++")
-_texts: Final[set[str]] = (
-    set()
-)  # of this process, also of secrets that were replaced: they were not meant to be seen either
+_texts: Final[set[str]] = set()  # of secrets that were replaced, too: they were not meant to be seen either
 
 
 class Secret:

@@ -51,29 +51,43 @@ LOG_AT_MOST: Final = 16_777_216
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `PATH.lock`, with our pid in it. The kernel frees it when the process dies, however it dies."""
-    try:
-        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreRefused(f"{path}.lock cannot be opened: {error.strerror}; does the directory exist?") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
-            raise StoreRefused(f"{path} is in use by process {owner}; stop it, or give this one another file") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+    """Hold `PATH.lock`, with our pid in it, and the file itself: a lock can be deleted, and a file have two names.
+
+    The kernel frees both when the process dies, however it dies.
+    """
+    path = path.resolve()
+    with _opened(Path(f"{path}.lock")) as lock, _opened(path) as file:
+        for descriptor in (lock, file):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(lock, 20).decode("ascii", "replace").strip() if descriptor == lock else ""
+                raise StoreRefused(
+                    f"{path} is in use by process {owner or 'unknown'}; stop it, or give this one another file"
+                ) from None
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
         yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open or make a file of ours. SQLite would obey the umask; the files that it puts beside it inherit the mode.
+
+    A database must not be closed while SQLite has it: the kernel would drop SQLite's own locks of this process.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreRefused(f"{path} cannot be opened: {error.strerror}; does the directory exist?") from error
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 def connect(path: Path, vfs: str) -> apsw.Connection:
     """Open the file, or make it, with what it must be: durable, and of the schema that this version knows."""
-    with suppress(OSError):  # SQLite tells it better
-        # Made here, since SQLite would obey the umask; the files beside it inherit the mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs or None)
         try:
@@ -84,6 +98,15 @@ def connect(path: Path, vfs: str) -> apsw.Connection:
     except apsw.Error as error:
         raise translated(error, path, StoreRefused) from error
     return connection
+
+
+def identity(path: Path) -> tuple[int, ...]:
+    """Which files bear the names of the database and of its log now; a commit to others would be lost with us."""
+    found = []
+    for name in (path, f"{path}-wal"):
+        with suppress(OSError):
+            found.append(os.stat(name).st_ino)  # noqa: PTH116  # before every commit, and twice as fast
+    return tuple(found)
 
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:

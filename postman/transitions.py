@@ -90,7 +90,7 @@ def claim(
     before, tries = row, row.tries
     if after is not None:
         row = finish(row, after.claim.fence, after.claim.call.provider, after.end, policy, now)
-    if row.state is not State.QUEUED or (row.due > now.wall if after is None else row is before):
+    if row.state is not State.QUEUED or (seconds_until_due(row, now) > 0 if after is None else row is before):
         return row, None
     row = age(row, policy, now)
     if row.state is not State.QUEUED:
@@ -185,6 +185,16 @@ def age(row: Row, policy: Policy, now: Now) -> Row:
     if now.wall >= row.born + policy.give_up_after:
         return _enter(row, now, State.FAILED, f"given up after {_span(policy.give_up_after)}{_last_reason(row)}")
     return row
+
+
+def spoil(row: Row, now: Now) -> Row:
+    """A letter that cannot be sent, because its bytes in the ledger are damaged."""
+    return _enter(row, now, State.FAILED, "its content in the ledger is damaged; post it again")
+
+
+def seconds_until_due(row: Row, now: Now) -> float:
+    """How long a queued row must not be claimed. A wall clock that was set back delays nothing that was due before."""
+    return max(0.0, row.due - max(now.wall, row.since))
 
 
 def wake(row: Row, policy: Policy) -> float:

@@ -68,7 +68,8 @@ def test_a_value_cannot_forge_a_line(*, pretty: bool) -> None:
 
 
 FAILING = (
-    "def f():\n    secret = 'a-' + 'canary'\n    try: {}['k' + 'ey']\n    except KeyError: raise ValueError('w' + 'hy')\n"
+    "def f():\n    secret = 'a-' + 'canary'\n    try: {}['k' + 'ey']\n"
+    "    except KeyError: raise ValueError('w' + 'hy')\n"
     "def g():\n    try: f()\n    except ValueError as e: raise ExceptionGroup('ev' + 'ery', [e])\n"
     "try: g()\nexcept ExceptionGroup: log.exception('bug')"
 )

@@ -165,9 +165,9 @@ class MemoryRows:
         """See `Rows.known`."""
         return self.get(id) is not None
 
-    def body(self, id: Id) -> bytes:
+    def body(self, id: Id) -> bytes | None:
         """See `Rows.body`."""
-        return self._bodies[id]
+        return self._bodies.get(id)
 
     def add(self, parcel: rows.Parcel) -> None:
         """See `Rows.add`."""

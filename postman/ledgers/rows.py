@@ -36,6 +36,9 @@ from postman.provider import Receipt
 OVERDUE = 60.0
 """Seconds after which a letter that is due and has a note counts as `waiting`."""
 
+UNREADABLE = (msgspec.DecodeError, ValueError, OverflowError)
+"""What decoding damaged bytes may raise."""
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Letter)
 
@@ -67,8 +70,8 @@ class Rows(Protocol):
     def known(self, id: Id) -> bool:
         """Whether a row has this id; may be False for one that `add` will refuse."""
 
-    def body(self, id: Id) -> bytes:
-        """The letter's bytes; the row is in no state of BODY_NOT_NEEDED."""
+    def body(self, id: Id) -> bytes | None:
+        """The letter's bytes; None when they were lost, or the row is in a state of BODY_NOT_NEEDED."""
 
     def add(self, parcel: Parcel) -> None:
         """Store a new letter."""
@@ -131,12 +134,14 @@ def claim(
     if before is None:
         return Unclaimable(None)
     row, call = transitions.claim(before, calls, after, policy, now, owner=owner)
+    letter = None if call is None else _letter(rows, id) if after is None else after.claim.letter
+    if letter is None and call is not None:
+        row, call = transitions.spoil(before, now), None
     if row is not before:
         rows.write(row, before)
-    if call is None:
-        delay = max(0.0, row.due - now.wall) if row.state is State.QUEUED else 0.0
+    if call is None or letter is None:
+        delay = transitions.seconds_until_due(row, now) if row.state is State.QUEUED else 0.0
         return Unclaimable(row.state, delay, row if row.state.ended and not before.state.ended else None)
-    letter = _decoder.decode(rows.body(id)) if after is None else after.claim.letter
     return Claim(letter, row.fence, call, row.lease)
 
 
@@ -180,6 +185,14 @@ def labels_of(filter: Filter) -> list[tuple[Which, str]]:
     """The labels that a filter asks for."""
     asked: list[tuple[Which, str | None]] = [("to", filter.recipient and filter.recipient.lower()), ("tag", filter.tag)]
     return [(which, value) for which, value in asked if value is not None]
+
+
+def _letter(rows: Rows, id: Id) -> Letter | None:
+    """The letter; None when its bytes are damaged."""
+    try:
+        return _decoder.decode(rows.body(id) or b"")
+    except UNREADABLE:
+        return None
 
 
 def _write(rows: Rows, row: Row, before: Row) -> Row:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from postman import transitions
 from postman.database import Database
@@ -41,6 +42,7 @@ CACHED_BODY: Final = 8_192
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
 
+_log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Row)
 
@@ -53,6 +55,15 @@ def key_of(id: Id) -> int:
 def hash_of(label: tuple[Which, str]) -> bytes:
     """What the file has of a label: no address stays in it longer than its letter's body."""
     return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
+
+
+def _decoded(key: int, encoded: bytes) -> Row | None:
+    """A row of the file; None when it is damaged: it stays as it is, and must not stop the others."""
+    try:
+        return _decoder.decode(encoded)
+    except rows.UNREADABLE as error:
+        _log.error("a row of the ledger is damaged; it is passed over", id=f"0x{key + 2**63:016x}", error=str(error))
+        return None
 
 
 class SqliteRows:
@@ -77,7 +88,7 @@ class SqliteRows:
     def load(self, now: Now) -> None:
         """Count, and put in doubt what a dead process was sending."""
         states = self._sql.execute("SELECT state, count(*) FROM letter GROUP BY state")
-        self._counts.update({STATES[number]: count for number, count in states})
+        self._counts.update({STATES[number]: count for number, count in states if number in range(len(STATES))})
         self._doubled = self._sql.execute("SELECT number FROM tally WHERE name = 'doubled'").get or 0
         for row in list(self._rows("WHERE state = 1")):
             self.write(transitions.orphan(row, self.policy, now), row)
@@ -146,20 +157,20 @@ class SqliteRows:
         if id in self._cache or len(self._cache) > CACHED:
             return
         found = self._sql.execute(
-            "SELECT row, CASE WHEN length(letter) <= ? THEN letter END "
+            "SELECT key, row, CASE WHEN length(letter) <= ? THEN letter END "
             "FROM letter LEFT JOIN body USING (key) WHERE key >= ? ORDER BY key LIMIT ?",
             (CACHED_BODY, key_of(id), READ_AHEAD),
         )
-        for encoded, body in found:
-            row = _decoder.decode(encoded)
-            if not row.state.ended:
+        for key, encoded, body in found:
+            row = _decoded(key, encoded)
+            if row is not None and not row.state.ended:
                 self._cache.setdefault(row.id, (row, body))
 
     def known(self, id: Id) -> bool:
         """See `Rows.known`. Looks in memory alone; the primary key refuses the others."""
         return id in self._cache
 
-    def body(self, id: Id) -> bytes:
+    def body(self, id: Id) -> bytes | None:
         """See `Rows.body`."""
         row, body = self._cache.get(id, (None, None))
         if row is not None and body is not None:
@@ -167,7 +178,7 @@ class SqliteRows:
             return body
         if id in self._added:
             return self._added[id].body
-        stored: bytes = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
+        stored: bytes | None = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
         return stored
 
     def add(self, parcel: rows.Parcel) -> None:
@@ -254,9 +265,9 @@ class SqliteRows:
             (ended_before, limit),
         ).fetchall()
         for key, labels, encoded in swept:
-            row = _decoder.decode(encoded)
-            self._counts[row.state] -= 1
-            self._doubled -= row.receipts > 1
+            if row := _decoded(key, encoded):
+                self._counts[row.state] -= 1
+                self._doubled -= row.receipts > 1
             for start in range(0, len(labels), 8):
                 self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
         keys = [(key,) for key, _, _ in swept]
@@ -293,8 +304,9 @@ class SqliteRows:
         return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
 
     def _rows(self, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
-        for (encoded,) in self._sql.execute(f"SELECT row FROM letter {rest}", values):  # noqa: S608  # our own text
-            yield _decoder.decode(encoded)
+        for key, encoded in self._sql.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
+            if row := _decoded(key, encoded):
+                yield row
 
     def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
         return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)

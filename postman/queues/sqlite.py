@@ -28,6 +28,16 @@ from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, Q
 from postman.queues.lanes import WINDOW, Entry, Lanes, Place
 from postman.sqlite_file import translated
 
+_NONSENSE = (
+    "lane NOT IN (0, 1, 2) OR typeof(due) != 'real' OR typeof(seq) != 'integer' OR typeof(size) != 'integer'"
+    " OR typeof(version) != 'integer' OR typeof(id) != 'text' OR id NOT GLOB '0x" + "[0-9a-f]" * 16 + "'"
+)
+_BURY_NONSENSE = f"""
+    INSERT INTO buried SELECT unixepoch('subsec'), 'this is no note that can be read', CAST(id AS BLOB)
+        FROM note WHERE {_NONSENSE};
+    DELETE FROM note WHERE {_NONSENSE}
+"""  # noqa: S608  # our own text
+
 UNWRITTEN_ACKS = 1_000
 """So many acks do not wait for somebody else's commit."""
 
@@ -130,7 +140,8 @@ class NoteTable:
         self._fresh: list[Entry] = []
 
     def load(self) -> tuple[list[int], float]:
-        """How many notes each lane has, and when the last of all is due."""
+        """How many notes each lane has, and when the last of all is due. What is no note is buried first."""
+        self._database.connection.execute(_BURY_NONSENSE)
         stored, last_due = [0] * LANES, -math.inf
         counts = "SELECT lane, count(*), max(due), max(seq) FROM note GROUP BY lane"
         for lane, count, due, number in self._database.connection.execute(counts):
