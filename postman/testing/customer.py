@@ -11,6 +11,8 @@ import trio
 
 PAUSE = 0.05
 """Seconds between two tries."""
+PATIENCE = 60.0
+"""Seconds after which it gives up after all, and the test has failed."""
 ANSWER = 10.0
 """Seconds that an answer may take."""
 
@@ -37,12 +39,11 @@ class Customer:
         return [id for ids in self.promised.values() for id in ids]
 
     async def post(self, key: str, mails: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """Post until there is a 202; the ids. The same key again must give the same ids."""
-        while True:
-            ids = await self.try_post(key, mails)
-            if ids is not None:
-                return ids
-            await trio.sleep(PAUSE)
+        """Post until there is a 202, for `PATIENCE` seconds; the ids. The same key again must give the same ids."""
+        with trio.fail_after(PATIENCE):
+            while (ids := await self.try_post(key, mails)) is None:  # noqa: ASYNC110  # of another process
+                await trio.sleep(PAUSE)
+        return ids
 
     async def try_post(self, key: str, mails: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
         """Post once; the ids, or None: not now."""
@@ -62,6 +63,15 @@ class Customer:
             self.recovered.update(ids)
         self.promised[key] = ids
         return ids
+
+    async def wait_settled(self, within: float = PATIENCE) -> None:
+        """Wait until no letter is queued, sending or in doubt."""
+        with trio.fail_after(within):
+            while True:
+                letters = (await self.get("/status"))["letters"]
+                if not letters["queued"] + letters["sending"] + letters["in-doubt"]:
+                    return
+                await trio.sleep(PAUSE)
 
     async def get(self, path: str) -> Any:  # noqa: ANN401  # any JSON
         """Ask a service that is well."""

@@ -34,7 +34,16 @@ PATIENCE = 30.0
 
 _LOOK = 0.01
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["__main__", "postman.backroom", "postman.testing.program"])
+_context.set_forkserver_preload(
+    [
+        "__main__",
+        "postman.backroom",
+        "postman.ledgers.sqlite",
+        "postman.queues.sqlite",
+        "postman.testing.program",
+        "postman.testing.sick_disk",
+    ]
+)
 _decoder = msgspec.msgpack.Decoder(Row)
 
 

@@ -38,43 +38,56 @@ def break_(database: Path, fault: Fault) -> None:
 def heal(database: Path) -> None:
     """Let it work again."""
     _sign(database).unlink()
+    _met(database).unlink(missing_ok=True)
+
+
+def was_met(database: Path) -> bool:
+    """Whether anything came to harm since `break_`."""
+    return _met(database).exists()
 
 
 def _sign(database: Path) -> Path:
     return Path(f"{database}.fault")
 
 
+def _met(database: Path) -> Path:
+    return Path(f"{database}.fault.met")
+
+
 class _Disk(apsw.VFS):
     def __init__(self) -> None:
-        super().__init__("sick", "", makedefault=True)
+        self._sound = apsw.vfs_names()[0]
+        super().__init__("sick", self._sound, makedefault=True)
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: Sequence[int]) -> apsw.VFSFile:  # noqa: N802  # apsw's
-        return _File(name, list(flags))
+        return _File(self._sound, name, list(flags))
 
 
 class _File(apsw.VFSFile):
-    def __init__(self, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
+    def __init__(self, sound: str, name: str | apsw.URIFilename | None, flags: list[int]) -> None:
         path = str(name.filename() if isinstance(name, apsw.URIFilename) else name)
-        self._sign = _sign(Path(path.removesuffix("-wal")))
-        super().__init__("", name, flags)
+        self._database = Path(path.removesuffix("-wal"))
+        super().__init__(sound, name, flags)
 
     def xWrite(self, data: Buffer, offset: int) -> None:  # noqa: N802  # apsw's
-        match self._fault():
-            case "full":
-                raise _FULL
-            case "read-only":
-                raise _READ_ONLY
+        if self._has("full"):
+            raise _FULL
+        if self._has("read-only"):
+            raise _READ_ONLY
         super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:  # noqa: N802  # apsw's
-        if self._fault() == "sync-error":
+        if self._has("sync-error"):
             raise _SYNC
-        while self._fault() == "sync-hangs":
+        while self._has("sync-hangs"):
             time.sleep(_LOOK)
         super().xSync(flags)
 
-    def _fault(self) -> str:
+    def _has(self, fault: Fault) -> bool:
         try:
-            return self._sign.read_text(encoding="ascii")
+            has = _sign(self._database).read_text(encoding="ascii") == fault
         except FileNotFoundError:
-            return ""
+            return False
+        if has:
+            _met(self._database).touch()
+        return has

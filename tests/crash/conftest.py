@@ -30,6 +30,7 @@ PROVIDER = """\
 name = "{name}"
 plugin = "{plugin}"
 weight = {weight}
+{more}
 settings = {{ {settings} }}
 """
 
@@ -45,8 +46,10 @@ async def vendor() -> AsyncIterator[FaultServer]:
 def provider() -> Callable[..., str]:
     """Makes a table of postman.toml."""
 
-    def provider(name: str, plugin: str = "fake", settings: str = 'file = "taken"', weight: int = 1) -> str:
-        return PROVIDER.format(name=name, plugin=plugin, settings=settings, weight=weight)
+    def provider(
+        name: str, plugin: str = "fake", settings: str = 'file = "taken"', weight: int = 1, more: str = ""
+    ) -> str:
+        return PROVIDER.format(name=name, plugin=plugin, settings=settings, weight=weight, more=more)
 
     return provider
 
@@ -65,9 +68,10 @@ def toml(vendor: FaultServer, tmp_path: Path, provider: Callable[..., str]) -> C
         timeout: float = 20,
         queue: str = "postman.db",
         weight: int = 1,
+        more: str = "",
     ) -> str:
         settings = f'api-key = {{ file = "{key}" }}, base-url = "{vendor.url}"'
-        tables = [provider("vendor", "sendgrid", settings, weight), *others]
+        tables = [provider("vendor", "sendgrid", settings, weight, more), *others]
         return TOML.format(queue=queue, workers=workers, grace=grace, timeout=timeout) + "\n".join(tables)
 
     return toml

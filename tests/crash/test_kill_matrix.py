@@ -37,16 +37,6 @@ def a_mail(**more: object) -> dict[str, Any]:
     }
 
 
-async def settled(program: Program, customer: Customer) -> None:
-    """Wait until nothing moves any more."""
-    with trio.fail_after(30):
-        while True:
-            letters = (await customer.get("/status"))["letters"]
-            if not letters["queued"] + letters["sending"] + letters["in-doubt"]:
-                return
-            await trio.sleep(0.05)
-
-
 async def die_and_live_on(program: Program, customer: Customer, failpoints: str, mails: list[dict[str, Any]]) -> None:
     """Start, post, die; start again, and wait until the client has its promise and nothing moves."""
     await program.start(failpoints)
@@ -54,7 +44,7 @@ async def die_and_live_on(program: Program, customer: Customer, failpoints: str,
         nursery.start_soon(customer.post, "key", mails)
         assert await program.wait_ended() == KILLED
         await program.start()
-    await settled(program, customer)
+    await customer.wait_settled()
     assert await program.stop() == 0
 
 
@@ -119,7 +109,7 @@ async def test_letters_whose_notes_a_crash_prevented_are_found_and_sent_once(
         assert await look_a_minute_later(tmp_path) == noted + 3, "a second note is harmless"
         await program.start()
         await customer.post("key", mails)
-        await settled(program, customer)
+        await customer.wait_settled()
         await program.stop()
         found = report(customer.ids, accepted(), program.rows(), customer.recovered)
     assert (found.acked, found.accepted, found.recovered) == (3, 3, 3)

@@ -112,12 +112,7 @@ async def test_whenever_it_is_killed_nothing_is_lost_and_with_hold_nothing_doubl
     ):
         chaos = Chaos(program, customer, mails, kills)
         await chaos.run()
-        with trio.fail_after(600 if long else 60):
-            while True:
-                letters = (await customer.get("/status"))["letters"]
-                if not letters["queued"] + letters["sending"] + letters["in-doubt"]:
-                    break
-                await trio.sleep(0.2)
+        await customer.wait_settled(600)
         await program.stop()
         rows = program.rows()
     found = report(customer.ids, accepted(), rows, customer.recovered)

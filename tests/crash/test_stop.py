@@ -1,0 +1,171 @@
+"""The process is told to stop while deliveries are in hand, at any moment, and while the disk hangs."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from postman.ledger import State
+from postman.testing import acts, sick_disk
+from postman.testing.customer import open_customer
+from postman.testing.fault_server import Act, FaultServer, Turn
+from postman.testing.program import PATIENCE, open_program
+from postman.testing.report import report
+
+GRACE = 3
+SLACK = 1.5
+"""Seconds that a busy machine may need to tell us of an end."""
+
+
+def a_mail(subject: str = "hello", sender: str = "shop@example.org") -> dict[str, Any]:
+    return {
+        "to": [{"email": "ann@example.com"}],
+        "from": {"email": sender},
+        "subject": subject,
+        "content": [{"type": "text/plain", "value": "x"}],
+    }
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # what is waited for is in other processes
+            await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_of_100_deliveries_in_hand_each_ends_or_is_cut_and_written_down(
+    tmp_path: Path, toml: Callable[..., str], provider: Callable[..., str], vendor: FaultServer, number: signal.Signals
+) -> None:
+    answers = {"fast": trio.Event(), "slow": trio.Event(), "never": trio.Event()}
+
+    async def play(turn: Turn) -> bool:
+        await turn.read_request()
+        await answers[json.loads(turn.request.body)["subject"]].wait()
+        turn.request.accepted = True
+        await turn.stream.send_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+        return True
+
+    vendor.otherwise = Act(play)
+    stuck = provider("stuck", settings='outcomes = ["hang-before"]', more='from-domains = ["stuck.example"]')
+    mails = (
+        [a_mail("fast")] * 50 + [a_mail("slow")] * 30 + [a_mail("never")] * 10 + [a_mail("", "a@stuck.example")] * 10
+    )
+    text = toml(stuck, workers=100, grace=GRACE, more='from-domains = ["example.org"]')
+    async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+        await program.start()
+        ids = await customer.post("key", mails)
+        with trio.fail_after(PATIENCE):
+            while (await customer.get("/status"))["deliveries"]["in-hand"] < 100 or len(vendor.requests) < 90:
+                await trio.sleep(0.05)
+        began = time.monotonic()
+        program.signal(number)
+        answers["fast"].set()
+        await wait_until(lambda: sum(request.accepted for request in vendor.requests) == 50)
+        answers["slow"].set()
+        assert await program.wait_ended() == 0
+        assert GRACE <= time.monotonic() - began < GRACE + 2 + SLACK
+        rows = {str(row.id): row for row in program.rows()}
+    of = [rows[id] for id in ids]
+    assert [row.state for row in of] == [State.SENT] * 80 + [State.IN_DOUBT] * 10 + [State.QUEUED] * 10
+    assert {(row.attempts, row.crashes) for row in of[90:]} == {(0, 0)}, "a stop burns no attempt"
+    assert {row.history[-1].reason for row in of[80:]} == {"cut because the process stopped"}
+    assert len(vendor.accepted) == 80
+
+
+async def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    database = tmp_path / "postman.db"
+    async with (
+        open_program(tmp_path, toml(grace=0.5)) as program,
+        open_customer(lambda: program.url) as customer,
+        trio.open_nursery() as nursery,
+    ):
+        await program.start(before=sick_disk.install)
+        await customer.post("before", [a_mail()])
+        sick_disk.break_(database, "sync-hangs")
+        nursery.start_soon(customer.post, "hanging", [a_mail()])
+        await wait_until(lambda: sick_disk.was_met(database))
+        began = time.monotonic()
+        assert await program.stop() == 1
+        assert time.monotonic() - began < 0.5 + 2 + SLACK
+        sick_disk.heal(database)
+        await program.start()
+        await wait_until(lambda: len(customer.ids) == len(accepted()) == 2)
+        await program.stop()
+        found = report(customer.ids, accepted(), program.rows())
+    assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (2, (), (), {})
+
+
+async def test_whenever_a_signal_comes_the_process_ends_in_time_and_nothing_is_lost(
+    tmp_path: Path, toml: Callable[..., str], vendor: FaultServer, accepted: Callable[[], list[str]], long: bool
+) -> None:
+    async def play(turn: Turn) -> bool:
+        await trio.sleep(random.expovariate(5))
+        return await random.choice([acts.hang(accept=True), *[acts.answer(202)] * 20]).play(turn)
+
+    done = trio.Event()
+
+    async def post_until_done() -> None:
+        batch = 0
+        while not done.is_set():
+            batch += 1
+            await customer.post(f"batch-{batch}", [a_mail() for _ in range(5)])
+
+    grace = 0.5
+    vendor.otherwise = Act(play)
+    async with (
+        open_program(tmp_path, toml(grace=grace, workers=16)) as program,
+        open_customer(lambda: program.url) as customer,
+    ):
+        async with trio.open_nursery() as clients:
+            clients.start_soon(post_until_done)
+            for _ in range(200 if long else 15):
+                await program.start(ready=random.random() < 0.7)
+                await trio.sleep(random.uniform(0, 0.6))
+                numbers = random.choices([signal.SIGTERM, signal.SIGINT], k=random.choice([1, 1, 2]))
+                for number in [*[signal.SIGHUP] * random.choice([0, 0, 1]), *numbers]:
+                    program.signal(number)
+                    await trio.sleep(random.uniform(0, 0.2))
+                code = await program.wait_ended(grace + 2 + SLACK)
+                # Before the service listens to signals they do to it what they do to any program.
+                assert code in {0, 1 if len(numbers) > 1 else 0, 130, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+            done.set()
+            vendor.otherwise = acts.answer(202)
+            await program.start()
+        await customer.wait_settled()
+        assert await program.stop() == 0
+        found = report(customer.ids, accepted(), program.rows(), customer.recovered)
+    assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+    assert found.acked == len(customer.ids) > 0
+
+
+async def test_a_signal_at_any_moment_of_the_start_ends_it(tmp_path: Path, toml: Callable[..., str]) -> None:
+    """As a program of its own, with all that is imported first."""
+
+    async def end_after(seconds: float) -> None:
+        directory = tmp_path / f"{seconds:.2f}"
+        directory.mkdir()
+        async with open_program(directory, toml(grace=0.5)) as program:
+            command = [sys.executable, "-m", "postman", "serve", "--config", str(program.directory / "postman.toml")]
+            process = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE)
+            await trio.sleep(seconds)
+            process.send_signal(random.choice([signal.SIGTERM, signal.SIGINT]))
+            with trio.fail_after(PATIENCE):
+                await process.wait()
+        assert process.stderr is not None
+        await process.stderr.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(end_after, 0.3 * number)
