@@ -10,6 +10,7 @@ import msgspec
 
 from postman.answer import MAX_REASON, without_addresses
 from postman.breaker import Blame, Breaker, BreakerStatistics, State
+from postman.bucket import Bucket
 from postman.errors import (
     MailRefused,
     MailRejected,
@@ -129,7 +130,7 @@ class Carrier:
         self._under_way = 0
         self._paused = False
         self._cool_until = -math.inf
-        self._bucket = _Bucket(terms.rate, clock) if terms.rate else None
+        self._bucket = self._new_bucket()
         self._ends = {"accepted": 0, "not_accepted": 0, "unknown": 0}
         self._last_fault = ""
         breaker.on_change = self._forget_places
@@ -141,9 +142,9 @@ class Carrier:
 
     def retune(self, terms: Terms) -> None:
         """Grant other terms to the same provider; breaker and connections stay."""
-        if terms.rate != self.terms.rate:
-            self._bucket = _Bucket(terms.rate, self._clock) if terms.rate else None
-        self.terms = terms
+        old, self.terms = self.terms, terms
+        if terms.rate != old.rate:
+            self._bucket = self._new_bucket()
         self._forget_places()
 
     @property
@@ -212,7 +213,7 @@ class Carrier:
         try:
             with self.breaker.attempt():
                 if self._bucket:
-                    self._bucket.spend()
+                    self._bucket.spend(1)
                 yield
             self._ends["accepted"] += 1
         except ProviderError as error:
@@ -236,6 +237,11 @@ class Carrier:
             breaker=self.breaker.statistics(),
             **self._ends,
         )
+
+    def _new_bucket(self) -> Bucket | None:
+        """Up to one second's worth at once; at least one."""
+        rate = self.terms.rate
+        return Bucket(rate, max(1.0, rate), self._clock) if rate else None
 
     def _note(self, error: ProviderError) -> None:
         self._ends["unknown" if isinstance(error, OutcomeUnknown) else "not_accepted"] += 1
@@ -269,29 +275,3 @@ class Place:
     @property
     def _kept(self) -> bool:
         return self._epoch == self.carrier._epoch  # noqa: SLF001  # a place is a part of its carrier
-
-
-class _Bucket:
-    """Tokens that refill at `rate` a second up to one second's worth; at least one."""
-
-    def __init__(self, rate: float, clock: Callable[[], float]) -> None:
-        self._rate = rate
-        self._most = max(1.0, rate)
-        self._clock = clock
-        self._level = self._most
-        self._at = clock()
-
-    def tokens(self) -> int:
-        now = self._clock()
-        self._level = min(self._most, self._level + (now - self._at) * self._rate)
-        self._at = now
-        return math.floor(self._level + 1e-9)
-
-    def spend(self) -> None:
-        self.tokens()
-        self._level -= 1.0
-
-    def seconds_until(self, tokens: int) -> float:
-        self.tokens()
-        wanted = min(float(tokens), self._most)
-        return max(0.0, (wanted - self._level) / self._rate)

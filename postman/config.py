@@ -6,7 +6,6 @@ tells every mistake at once; nothing is opened.
 
 from __future__ import annotations
 
-import ipaddress
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from postman.errors import ConfigError
+from postman.host import is_loopback, split_port
 from postman.mail import OnDoubt
 from postman.table import Place, Reader, read_safely
 
@@ -30,7 +30,7 @@ Name = Annotated[
 ]
 Domain = Annotated[
     str,
-    msgspec.Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*\Z", description="a domain in lower case, or in its xn-- form"),
+    msgspec.Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z", description="a domain in lower case, or in its xn-- form"),
 ]
 Digest = Annotated[
     str,
@@ -177,27 +177,6 @@ def load(path: Path) -> Loaded:
     return Loaded(config, path)
 
 
-def split_bind(bind: str) -> tuple[str, int]:
-    """Host and port of `127.0.0.1:8901` or `[::1]:8901`.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    host, colon, port = bind.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535):
-        raise ValueError(f'bind = "{bind}" is not an address and a port, such as 127.0.0.1:8901 or [::1]:8901')
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _with_whole_urls(config: Config, directory: Path) -> Config:
     ledger = _whole_url(config.ledger.url, directory)
     queue = ledger if config.queue.url is None else _whole_url(config.queue.url, directory)
@@ -232,9 +211,9 @@ def _cross_check(config: Config, reader: Reader, place: Place) -> None:
 
 def _bind_mistakes(http: Http) -> Iterator[str]:
     try:
-        host, _ = split_bind(http.bind)
+        host, _ = split_port(http.bind)
     except ValueError as error:
-        yield str(error)
+        yield f'bind = "{http.bind}" {error}'
         return
     if not http.key and not is_loopback(host):
         yield (

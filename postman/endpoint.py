@@ -21,8 +21,9 @@ from postman import explain, journal, page, query
 from postman.config import Http, Scope
 from postman.exchange import answer, idempotency_key, json_body
 from postman.failpoint import failpoint
+from postman.host import host_of, is_loopback
 from postman.intake import Intake
-from postman.keyring import Client, Keyring, is_loopback
+from postman.keyring import Client, Keyring
 from postman.ledger import Ledger, Row, State, Verb
 from postman.parse import parse
 from postman.problem import Problem, not_now, problem_of
@@ -265,7 +266,7 @@ class _Endpoint:
     def _client(self) -> Client:
         """Whose request it is."""
         if self._keyring.open and (
-            "Origin" in request.headers or not is_loopback(request.headers.get("Host", "localhost"))
+            "Origin" in request.headers or not is_loopback(host_of(request.headers.get("Host", "localhost")))
         ):
             raise Problem(HTTPStatus.FORBIDDEN, "Without keys only programs of this machine are served, no web pages.")
         given = request.headers.getlist("Authorization")

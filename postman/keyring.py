@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import ipaddress
 import math
 import re
 import secrets
@@ -15,9 +14,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from postman.address import BadAddress, parse_domain
-from postman.config import Http, Key, Scope
-from postman.errors import ConfigError
+from postman.bucket import Bucket
+from postman.config import Key, Scope
 from postman.mail import Mail
 from postman.reader import Fault
 
@@ -25,7 +23,6 @@ PREFIX = "pm_live_"
 
 _RANDOM = 21
 _TOKEN = re.compile(rf"{PREFIX}([a-z2-7]{{40}})", re.ASCII)
-_HOST = re.compile(r"(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::\d*)?", re.ASCII)
 _NOBODY = "0" * 64
 
 
@@ -71,35 +68,28 @@ class Keyring:
         keys: none: every request is `LOCAL`'s.
         batch: mails that one request may hold; a client can always send so many at once.
         clock: seconds, monotonic.
-
-    Raises:
-        ConfigError: a from-domain is not a domain.
     """
 
     def __init__(self, keys: Sequence[Key], *, batch: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
         self._batch = batch
         self._clock = clock
-        self._buckets: dict[str, _Bucket] = {}
+        self._buckets: dict[str, Bucket] = {}
         self.replace(keys)
 
     def replace(self, keys: Sequence[Key]) -> None:
-        """Use these keys from now on. What a client has already sent counts on, if its rate did not change.
-
-        Raises:
-            ConfigError: a from-domain is not a domain; the old keys stay.
-        """
-        clients = {key.sha256: Client(key.name, key.scopes, _domains(key)) for key in keys}
+        """Use these keys from now on. What a client has already sent counts on, if its rate did not change."""
+        self._clients = {key.sha256: Client(key.name, key.scopes, key.from_) for key in keys}
         rates: dict[str, float] = {}
         for key in keys:
             if key.rate is not None:  # the keys of one client share one rate, the lowest
                 rates[key.name] = min(key.rate, rates.get(key.name, math.inf))
-        now = self._clock()
         old = self._buckets
         self._buckets = {
-            name: old[name] if name in old and old[name].rate == rate else _Bucket(rate, self._batch, now)
+            name: old[name]
+            if name in old and old[name].rate == rate
+            else Bucket(rate, max(rate, self._batch), self._clock)
             for name, rate in rates.items()
         }
-        self._clients = clients
 
     @property
     def open(self) -> bool:
@@ -126,28 +116,17 @@ class Keyring:
         return client if known else None
 
     def spend(self, client: Client, mails: int) -> float:
-        """Count `mails` as sent by `client`, and answer 0; or count nothing, and answer the seconds to wait."""
+        """Count `mails` as sent by `client`, and answer 0; or count nothing, and answer the seconds to wait.
+
+        More mails than a client may ever send at once are granted when its rate is unused, and paid for later.
+        """
         bucket = self._buckets.get(client.name)
-        return bucket.spend(mails, self._clock()) if bucket else 0.0
-
-
-class _Bucket:
-    """A token bucket: `rate` a second, `max(rate, batch)` at once; a larger request is granted when it is full."""
-
-    def __init__(self, rate: float, batch: int, now: float) -> None:
-        self.rate = rate
-        self._most = max(rate, batch)
-        self._left = self._most
-        self._at = now
-
-    def spend(self, tokens: int, now: float) -> float:
-        self._left = min(self._most, self._left + (now - self._at) * self.rate)
-        self._at = now
-        missing = min(tokens, self._most) - self._left
-        if missing > 0:
-            return missing / self.rate
-        self._left -= tokens
-        return 0.0
+        if bucket is None:
+            return 0.0
+        wait = bucket.seconds_until(mails)
+        if not wait:
+            bucket.spend(mails)
+        return wait
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -180,35 +159,5 @@ def is_token(text: str) -> bool:
     return raw[_RANDOM:] == _checksum(raw[:_RANDOM])
 
 
-def is_loopback(address: str) -> bool:
-    """Whether `address`, with or without a port, names this machine alone: `127.0.0.1:8901`, `[::1]:0`, `localhost`."""
-    match = _HOST.fullmatch(address)
-    host = match and (match["v6"] or match["name"])
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
-def check_bind(http: Http) -> None:
-    """Refuse to open the port to others without keys.
-
-    Raises:
-        ConfigError: with the two cures.
-    """
-    if not http.key and not is_loopback(http.bind):
-        raise ConfigError(
-            f"[http] bind = {http.bind!r} can be reached from other machines, and no key is configured, so anyone could"
-            " send mail. Make a key with `postman key new` and add its lines to postman.toml, or bind to 127.0.0.1.",
-        )
-
-
 def _checksum(random: bytes) -> bytes:
     return zlib.crc32(random).to_bytes(4)
-
-
-def _domains(key: Key) -> frozenset[str]:
-    try:
-        return frozenset(map(parse_domain, key.from_))
-    except BadAddress as error:
-        raise ConfigError(f"[[http.key]] {key.name!r}: from {error}") from None

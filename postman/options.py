@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from postman.client import Client
-from postman.config import load, split_bind
+from postman.config import load
+from postman.host import http_url, split_port
 
 config_option = click.option(
     "--config",
@@ -41,9 +42,9 @@ def url_of(config: Path) -> str:
     """Where the service of this postman.toml listens, seen from this machine."""
     if not config.exists():
         return "http://127.0.0.1:8901"
-    host, port = split_bind(load(config).config.http.bind)
+    host, port = split_port(load(config).config.http.bind)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return http_url(host, port)
 
 
 def show(document: Any, lines: Sequence[str], *, as_json: bool) -> None:  # noqa: ANN401  # a JSON document

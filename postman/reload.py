@@ -145,7 +145,6 @@ class Reloader:
         setup = await self._read_twice()
         config = setup.loaded.config
         refuse_fixed(self.config, config)
-        Keyring(config.http.key)  # raises here what the swap could not bear
         old = {provider.table.name: provider for provider in self._setup.providers}
         new = {provider.table.name: provider for provider in setup.providers}
         stay = [name for name in new if name in old and _same(old[name], new[name], self.config, config)]

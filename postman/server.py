@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import re
 import socket
 from functools import partial
 
@@ -23,6 +22,7 @@ from hypercorn.typing import ASGIFramework
 from postman.config import Http
 from postman.conversation import Conversation
 from postman.errors import ConfigError
+from postman.host import http_url, split_port
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -51,14 +51,13 @@ async def open_listeners(bind: str) -> list[trio.SocketListener]:
     Raises:
         ConfigError: it cannot be; the text names the cure.
     """
-    host, _, port = bind.rpartition(":")
     place = f'http.bind = "{bind}"'
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ConfigError(f"{place}: an IPv6 address stands in brackets, as in [::1]:8901")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
-        raise ConfigError(f"{place}: write HOST:PORT with a port of 0 to 65535, as in 127.0.0.1:8901")
     try:
-        return await trio.open_tcp_listeners(int(port), host=host.strip("[]"))
+        host, port = split_port(bind)
+    except ValueError as error:
+        raise ConfigError(f"{place} {error}") from None
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{place}: {_cure(error)}") from error
 
@@ -92,7 +91,7 @@ class Server:
 
     def __init__(self, listeners: list[trio.SocketListener], http: Http) -> None:
         host, port, *_ = listeners[0].socket.getsockname()
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = http_url(host, port)
         self._listeners = listeners
         self._http = http
         self._config = Config()

@@ -22,7 +22,6 @@ What a client does for every call:
 from __future__ import annotations
 
 import base64
-import ipaddress
 import ssl
 import urllib.parse
 from collections import deque
@@ -37,6 +36,7 @@ from postman import multipart
 from postman.answer import STATUSES, Answer, failure, wait_asked, without_addresses
 from postman.connection import Connection, Origin, open_connection
 from postman.errors import ConfigError, ProviderUnavailable
+from postman.host import is_loopback
 from postman.multipart import File
 from postman.provider import Attempt
 from postman.secret import Secret
@@ -130,7 +130,7 @@ class ClientFactory:
         """
         url = check_base_url(base_url)
         host = url.hostname or ""
-        if url.scheme == "http" and not self._allow_http and not _is_loopback(host):
+        if url.scheme == "http" and not self._allow_http and not is_loopback(host):
             raise ConfigError("base-url must be https; plain http shows the key and the mails to the network")
         origin = Origin(
             host, url.port or (443 if url.scheme == "https" else 80), self._tls if url.scheme == "https" else None
@@ -269,10 +269,3 @@ def _line(name: str, value: str | Secret) -> tuple[bytes, bytes]:
             f"the header {name} would hold a character that HTTP forbids; is there a line end in a secret?"
         )
     return name.encode("ascii"), text.encode("ascii")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from postman.config import SMALLEST, Loaded, is_loopback, load, split_bind
+from postman.config import SMALLEST, Loaded, load
 from postman.errors import ConfigError
 from postman.mail import OnDoubt
 
@@ -121,6 +121,20 @@ def test_a_mistake_is_told_in_words(tmp_path: Path, text: str, mistake: str) -> 
     assert mistake in "\n".join(mistakes(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    "bind", ["0.0.0.0:8901", "[::]:8901", "10.0.0.1:80", "example.com:80", "localhost.evil.com:80", "127.1:80"]
+)
+def test_an_address_that_other_machines_reach_needs_a_key(tmp_path: Path, bind: str) -> None:
+    assert "`postman key new NAME` makes one" in "\n".join(mistakes(tmp_path, f'[http]\nbind = "{bind}"\n{SMALLEST}'))
+
+
+@pytest.mark.parametrize("domain", ["Example.com", "münchen.example", "a@b.com", "localhost", "a..b", ".com"])
+def test_a_domain_that_no_address_has_is_refused(tmp_path: Path, domain: str) -> None:
+    key = f'[[http.key]]\nname = "a"\nsha256 = "{DIGEST}"\nfrom = ["{domain}"]\n{SMALLEST}'
+    for text in (key, f'{SMALLEST}from-domains = ["{domain}"]'):
+        assert "[0] must be a domain in lower case, or in its xn-- form" in "\n".join(mistakes(tmp_path, text))
+
+
 def test_keys_allow_an_address_that_other_machines_reach(tmp_path: Path) -> None:
     text = f'[http]\nbind = "0.0.0.0:80"\n[[http.key]]\nname = "shop"\nsha256 = "{DIGEST}"\n{SMALLEST}'
     assert loaded(tmp_path, text).config.http.key[0].scopes == {"send", "read", "cancel"}
@@ -145,23 +159,3 @@ def test_a_file_that_is_no_text_or_a_directory_is_told(tmp_path: Path) -> None:
         load(path)
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("bind", "split"),
-    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8901", ("::1", 8901)), ("localhost:1", ("localhost", 1))],
-)
-def test_bind_is_an_address_and_a_port(bind: str, split: tuple[str, int]) -> None:
-    assert split_bind(bind) == split
-    assert is_loopback(split[0])
-
-
-@pytest.mark.parametrize("bind", ["", "127.0.0.1", ":80", "x:-1", "x:65536", "x:٣", "x:8 "])
-def test_anything_else_is_no_bind(bind: str) -> None:
-    with pytest.raises(ValueError, match="is not an address and a port"):
-        split_bind(bind)
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])  # noqa: S104  # nothing is bound
-def test_only_loopback_is_loopback(host: str) -> None:
-    assert not is_loopback(host)

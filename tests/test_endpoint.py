@@ -502,7 +502,7 @@ SHOP, BANK, READER, ADMIN = (new_key(name) for name in ("shop", "bank", "reader"
 KEYS = Http(
     max_batch=3,
     key=(
-        key_of(SHOP, "shop", from_=frozenset({"example.org", "münchen.example"}), rate=2.0),
+        key_of(SHOP, "shop", from_=frozenset({"example.org", "xn--mnchen-3ya.example"}), rate=2.0),
         key_of(BANK, "bank"),
         key_of(READER, "shop", scopes=frozenset({"read"})),
         key_of(ADMIN, "ops", scopes=frozenset({"admin"})),

@@ -311,7 +311,7 @@ async def test_what_needs_a_restart_is_refused_by_name_and_the_rest_of_the_file_
         ('[[provider]]\nname = "a"\nplugin = "tiny"\nsettings = { key = { file = "k" } }', "k cannot be read"),
         (
             f"{KEY}from = ['localhost']\n[[provider]]\nname = 'a'\nplugin = 'tiny'",
-            "[[http.key]] 'shop': from has a domain without a dot",
+            '[[http.key]] #1 "shop": "from": [0] must be a domain in lower case',
         ),
     ],
 )

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from postman.config import is_loopback
 from postman.errors import ConfigError
+from postman.host import is_loopback
 from postman.kind import ProviderSettings
 from postman.secret import Secret
 
@@ -46,7 +46,7 @@ class SmtpSettings(ProviderSettings, frozen=True, kw_only=True):
         """Refuse what cannot work, or would give the password away."""
         if (self.username is None) != (self.password is None):
             raise ValueError("`username` and `password` go together: set both or none")
-        if self.password is not None and self.security == "none" and not is_loopback(self.host.lower()):
+        if self.password is not None and self.security == "none" and not is_loopback(self.host):
             raise ValueError(
                 '`security = "none"` would send the password in clear text: use `starttls` or `tls`, or no `username`'
             )
