@@ -17,6 +17,8 @@ import structlog
 import trio
 
 from postman import journal
+from postman.address import MAX_ADDRESS
+from postman.answer import MAX_REASON, without_addresses
 from postman.breaker import BreakerOpen
 from postman.carrier import Carrier
 from postman.errors import (
@@ -36,9 +38,9 @@ from postman.errors import (
 from postman.failpoint import failpoint
 from postman.guard import Cut, Guard, Hold
 from postman.ledger import Claim, End, Ended, EndKind, Ledger, Row, State, Unclaimable
-from postman.mail import Id
+from postman.mail import Id, Letter
 from postman.postbox import Turn
-from postman.provider import Attempt, Phase, Receipt, boottime
+from postman.provider import Attempt, Phase, Receipt, Refusal, boottime
 from postman.queue import MAX_DELAY, Lease, Note, Queue
 
 _log = structlog.get_logger()
@@ -227,6 +229,8 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> R
     with hold.call(carrier.terms.timeout) as call:
         try:
             receipt = await carrier.provider.send(claim.letter, attempt)
+            if isinstance(receipt, Receipt):
+                return fit(receipt, claim.letter)
         except (ProviderError, TooLate, trio.Cancelled):
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
@@ -236,8 +240,6 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> R
             if isinstance(leaf, ProviderError | TooLate):
                 raise leaf from error
             raise _judge_bug(leaf, carrier, attempt) from error
-        if isinstance(receipt, Receipt):
-            return receipt
         raise OutcomeUnknown(f"bug in plugin of {carrier.name}: send() returned {type(receipt).__name__}")
     handed_over = may_have_been_accepted(attempt.phase, marks=carrier.terms.marks)
     if call.cut is Cut.DRAIN:
@@ -245,6 +247,18 @@ async def ask(carrier: Carrier, claim: Claim, attempt: Attempt, hold: Hold) -> R
     if handed_over:
         raise OutcomeUnknown(f"no answer within {carrier.terms.timeout:g} s")
     raise ProviderUnavailable(f"nothing was sent within {carrier.terms.timeout:g} s")
+
+
+def fit(receipt: Receipt, letter: Letter) -> Receipt:
+    """A receipt as the ledger takes it: no longer than it need be, and without words that nobody should read."""
+    said = receipt.message_id
+    return Receipt(
+        None if said is None else "".join(c for c in str(said)[:MAX_REASON] if c.isprintable()),
+        tuple(
+            Refusal(str(refusal.recipient)[:MAX_ADDRESS], without_addresses(str(refusal.reason), MAX_REASON))
+            for refusal in receipt.refused[: len(letter.mail.recipients)]
+        ),
+    )
 
 
 def _without_cancellation(error: BaseException) -> BaseException | None:
@@ -277,9 +291,12 @@ def end_of(error: Exception, phase: Phase, *, fail_over_suppressed: bool = False
     kind = next((kind for cls, kind in _KINDS if isinstance(error, cls)), EndKind.UNKNOWN)
     if isinstance(error, Stopped) and not error.handed_over:
         kind = EndKind.UNSENT
+    if isinstance(error, TooLate) and phase is Phase.HANDED_OVER:
+        kind = EndKind.UNKNOWN  # a plugin that sent once, and then began anew
     if isinstance(error, MailRejected) and error.suppressed and fail_over_suppressed:
         kind = EndKind.REFUSED
-    return End(kind, str(error), phase, retry_after=getattr(error, "retry_after", None))
+    reason = without_addresses(str(error), MAX_REASON)
+    return End(kind, reason, phase, retry_after=getattr(error, "retry_after", None))
 
 
 def _judge_bug(bug: BaseException, carrier: Carrier, attempt: Attempt) -> ProviderError:
