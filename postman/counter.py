@@ -16,7 +16,7 @@ import click
 import msgspec
 
 from postman.client import Client, Refused, Unreachable
-from postman.ledger import State, Verb
+from postman.ledger import ALL, State, Verb
 from postman.options import asks_service, show
 from postman.query import FROM_STATES, MOST
 
@@ -84,23 +84,20 @@ def send(
 def _mail(
     *,
     sender: str | None,
-    to: Sequence[str],
     subject: str,
     text: str | None,
     html: str | None,
     attach: Sequence[Path],
-    **lists: Sequence[str],
+    tags: Sequence[str],
+    **recipients: Sequence[str],
 ) -> dict[str, Any]:
     content = [{"type": kind, "value": value} for kind, value in (("text/plain", text), ("text/html", html)) if value]
-    if not (sender and to and content):
+    if not (sender and recipients["to"] and content):
         raise click.UsageError("a mail needs --from, --to and --text or --html; or give a JSON FILE")
     mail: dict[str, Any] = {"from": {"email": sender}, "subject": subject, "content": content}
-    for field in ("to", "cc", "bcc"):
-        emails = to if field == "to" else lists[field]
-        if emails:
-            mail[field] = [{"email": email} for email in emails]
-    if lists["tags"]:
-        mail["tags"] = list(lists["tags"])
+    mail |= {field: [{"email": email} for email in emails] for field, emails in recipients.items() if emails}
+    if tags:
+        mail["tags"] = tags
     if attach:
         mail["attachments"] = [_attachment(path) for path in attach]
     return mail
@@ -249,11 +246,11 @@ def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json
 
 def _switch(name: str, text: str) -> click.Command:
     @click.command(name, help=text)
-    @click.argument("provider", default="*")
+    @click.argument("provider", default=ALL)
     @asks_service
     def command(client: Client, *, provider: str, as_json: bool) -> int:
         document = client.ask("POST", f"/{name}", body=msgspec.json.encode({"provider": provider}))
-        show(document, [f"{name}d: {'all providers' if provider == '*' else provider}"], as_json=as_json)
+        show(document, [f"{name}d: {'all providers' if provider == ALL else provider}"], as_json=as_json)
         return 0
 
     return command

@@ -296,11 +296,15 @@ class Overdue(msgspec.Struct, frozen=True):
     waiting: tuple[Row, ...] = ()
 
 
+ALL = "*"
+"""In place of a provider's name: every provider."""
+
+
 class Pause(msgspec.Struct, frozen=True):
     """A person stopped a provider, or all of them."""
 
     provider: str
-    """A name, or `*` for all."""
+    """A name, or `ALL`."""
     since: float
     who: str
 

@@ -14,8 +14,8 @@ from postman import status
 from postman.clerk import Clerk
 from postman.errors import StoreError
 from postman.guard import Guard
-from postman.ledger import Ledger, LedgerStatistics, Row
-from postman.postbox import ALL, Postbox
+from postman.ledger import ALL, Ledger, LedgerStatistics, Row
+from postman.postbox import Postbox
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
@@ -106,11 +106,19 @@ class Office:
 
     async def pause(self, provider: str, who: str) -> bool:
         """Begin no more calls of `provider` (`*`: of any). False: there is no such provider."""
-        return await self._set_pause(provider, who)
+        if provider != ALL and provider not in {carrier.name for carrier in self._postbox.carriers}:
+            return False
+        await self._ledger.pause(provider, who)
+        await self.look()
+        return True
 
     async def resume(self, provider: str, who: str) -> bool:  # noqa: ARG002  # who resumed is the way in's to log
-        """End a pause; `*` ends all of them. False: there is no such provider."""
-        return await self._set_pause(provider, None)
+        """End a pause, also of a provider that is gone; `*` ends all. False: there is no such provider."""
+        paused = {pause.provider for pause in await self._ledger.pauses()}
+        for name in paused if provider == ALL else paused & {provider}:
+            await self._ledger.pause(name, None)
+        await self.look()
+        return provider in {ALL, *paused, *(carrier.name for carrier in self._postbox.carriers)}
 
     async def reload(self) -> dict[str, Any]:
         """Read postman.toml anew; what changed.
@@ -124,14 +132,3 @@ class Office:
     async def wake(self, rows: Sequence[Row]) -> None:
         """Put notes for rows that a person queued again."""
         await self._clerk.put(rows)
-
-    async def _set_pause(self, provider: str, who: str | None) -> bool:
-        names = [carrier.name for carrier in self._postbox.carriers]
-        if provider != ALL and provider not in names:
-            return False
-        await self._ledger.pause(provider, who)
-        if provider == ALL and who is None:
-            for name in names:
-                await self._ledger.pause(name, None)
-        await self.look()
-        return True

@@ -17,10 +17,7 @@ import trio
 from postman.breaker import BreakerOpen, State
 from postman.carrier import Carrier, Place
 from postman.errors import ProviderMisconfigured, ProviderUnavailable
-from postman.ledger import Call
-
-ALL = "*"
-"""Stands for every provider where a name is asked for."""
+from postman.ledger import ALL, Call
 
 LEASE_MARGIN = 5.0
 """Seconds that a claim outlasts the provider's timeout."""

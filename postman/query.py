@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from postman.address import BadAddress, parse_email
-from postman.ledger import Filter, State, Verb
+from postman.ledger import ALL, Filter, State, Verb
 from postman.mail import Id
 from postman.reader import Fields, Invalid, Reader, Value, as_object, decode
 
@@ -84,10 +84,10 @@ def read_provider(body: bytes) -> str:
         Invalid: with every place that is wrong.
     """
     if not body:
-        return "*"
+        return ALL
     reader = _QueryReader()
     read: dict[str, str] = reader.checked(reader.fields(decode(body, most_values=10), "", _PROVIDER) or {})
-    return read.get("provider", "*")
+    return read.get("provider", ALL)
 
 
 class _QueryReader(Reader):

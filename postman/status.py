@@ -9,7 +9,7 @@ import msgspec
 
 from postman.breaker import State as BreakerState
 from postman.carrier import CarrierStatistics
-from postman.ledger import LedgerStatistics, Pause, State
+from postman.ledger import ALL, LedgerStatistics, Pause, State
 from postman.queue import QueueStatistics
 from postman.server import ServerStatistics
 
@@ -86,8 +86,8 @@ def _about_providers(facts: Facts) -> Iterator[str]:
     elif not any(provider.delivers for provider in facts.providers):
         yield "Only fake providers are configured: nothing is delivered. Add a real [[provider]] to postman.toml."
     for pause in facts.pauses:
-        what = "All providers are" if pause.provider == "*" else f"Provider {pause.provider} is"
-        again = "" if pause.provider == "*" else f" {pause.provider}"
+        what = "All providers are" if pause.provider == ALL else f"Provider {pause.provider} is"
+        again = "" if pause.provider == ALL else f" {pause.provider}"
         yield f"{what} paused by {pause.who}; `postman resume{again}` ends that."
     for provider in facts.providers:
         if provider.breaker.state is BreakerState.OPEN:

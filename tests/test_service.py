@@ -95,6 +95,16 @@ async def test_a_mail_accepted_while_everything_is_paused_survives_a_restart(tmp
         await ended(client, id, "sent")
 
 
+async def test_a_pause_outlives_its_provider_and_can_be_ended(tmp_path: Path) -> None:
+    for provider in ("fake", "*"):
+        async with running(configure(tmp_path, FAKE)) as client:
+            assert (await client.post("/pause", json={"provider": "fake"})).status_code == 200
+        async with running(configure(tmp_path, FAKE.replace('name = "fake"', 'name = "other"'))) as client:
+            assert (await client.post("/pause", json={"provider": "fake"})).status_code == 404
+            assert (await client.post("/resume", json={"provider": provider})).status_code == 200
+            assert (await client.get("/status")).json()["pauses"] == []
+
+
 async def test_only_fakes_are_not_well(tmp_path: Path) -> None:
     async with running(configure(tmp_path, FAKE)) as client:
         status = (await client.get("/status")).json()
