@@ -21,7 +21,7 @@ import trio
 
 from postman import journal
 from postman.errors import StoreError
-from postman.ledger import Ledger, Row, Verb
+from postman.ledger import Ledger, Row, State, Verb
 from postman.queue import MAX_DELAY, Note, Queue
 
 _log = structlog.get_logger()
@@ -80,7 +80,7 @@ class Clerk:
         await self._act(overdue.lapsed, Verb.LAPSE)
         decided = await self._act([row for row in overdue.doubtful if self._may_decide(row)], Verb.DECIDE)
         await self._act(overdue.aged, Verb.AGE)
-        await self.put([*overdue.unput, *(row for row in decided if row.state == "queued")])
+        await self.put([*overdue.unput, *(row for row in decided if row.state is State.QUEUED)])
         await self._put(await self._lost(overdue.waiting))
         await self._ledger.sweep(LIMIT)
 

@@ -83,7 +83,7 @@ class QueueTable(_Table, frozen=True, kw_only=True):
     max_length: Count = 1_000_000
 
 
-class Delivery(_Table, frozen=True, kw_only=True):
+class DeliveryTable(_Table, frozen=True, kw_only=True):
     """`[delivery]`: the way out."""
 
     workers: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
@@ -118,7 +118,7 @@ class Config(_Table, frozen=True, kw_only=True):
     http: Http = Http()
     ledger: LedgerTable = LedgerTable()
     queue: QueueTable = QueueTable()
-    delivery: Delivery = Delivery()
+    delivery: DeliveryTable = DeliveryTable()
     provider: tuple[ProviderTable, ...] = ()
 
 

@@ -10,7 +10,7 @@ import trio
 
 from postman.breaker import Breaker
 from postman.carrier import Carrier, Terms, blame
-from postman.config import Delivery
+from postman.config import DeliveryTable
 from postman.errors import ConfigError
 from postman.kind import Surroundings
 from postman.provider import Provider
@@ -57,7 +57,7 @@ class Fleet:
         self._clock = clock
         self._stays: dict[Carrier, _Stay] = {}
 
-    async def open(self, configured: ConfiguredProvider, delivery: Delivery) -> Carrier:
+    async def open(self, configured: ConfiguredProvider, delivery: DeliveryTable) -> Carrier:
         """Open one provider.
 
         Raises:
@@ -108,7 +108,7 @@ class Fleet:
                 nursery.start_soon(self.close, carrier)
 
 
-def terms_of(configured: ConfiguredProvider, delivery: Delivery) -> Terms:
+def terms_of(configured: ConfiguredProvider, delivery: DeliveryTable) -> Terms:
     """What postman.toml and the plugin grant a provider."""
     kind, table = configured.kind, configured.table
     return Terms(
