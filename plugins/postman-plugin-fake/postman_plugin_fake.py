@@ -222,8 +222,8 @@ async def _open_flaky(settings: FlakySettings, surroundings: Surroundings) -> As
         yield fake
 
 
-def _account(settings: ProviderSettings) -> str:
-    return f"fake:{getattr(settings, 'file', None) or ''}"
+def _account(settings: FakeSettings | FlakySettings) -> str:
+    return f"fake:{settings.file or ''}"
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,9 @@ class _Door:
         return self.kind
 
 
-def _door[S: ProviderSettings](name: str, settings: type[S], open_: Callable[[S, Surroundings], _Opened]) -> _Door:
+def _door[S: (FakeSettings, FlakySettings)](
+    name: str, settings: type[S], open_: Callable[[S, Surroundings], _Opened]
+) -> _Door:
     features = frozenset(FEATURES)
     return _Door(Kind(name, settings, open_, _account, marks=True, delivers=False, features=features))
 

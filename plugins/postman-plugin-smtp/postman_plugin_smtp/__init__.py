@@ -10,38 +10,16 @@ pool.py         connections between letters
 
 from __future__ import annotations
 
-from typing import Any
-
 from postman.hookspecs import hookimpl
-from postman.kind import Kind
+from postman.kind import FEATURES, Kind
 from postman_plugin_smtp.provider import SmtpProvider, open_smtp
 from postman_plugin_smtp.settings import SmtpSettings, account
 
 __all__ = ["SmtpProvider", "SmtpSettings", "open_smtp"]
 
-_KIND = Kind(
-    name="smtp",
-    settings=SmtpSettings,
-    open=open_smtp,
-    account=account,
-    marks=True,
-    features=frozenset(
-        {
-            "text",
-            "html",
-            "cc-bcc",
-            "reply-to",
-            "several-reply-to",
-            "attachments",
-            "inline-images",
-            "headers",
-            "live-check",
-        }
-    ),
-)
-
 
 @hookimpl
-def postman_register() -> Kind[Any, Any]:
-    """Register the kind `smtp`."""
-    return _KIND
+def postman_register() -> Kind[SmtpSettings, SmtpProvider]:
+    """See `postman.hookspecs`."""
+    features = frozenset(FEATURES) - {"tags", "metadata"}
+    return Kind("smtp", SmtpSettings, open_smtp, account=account, marks=True, features=features)
