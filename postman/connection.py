@@ -13,7 +13,6 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
 
 import h11
 import msgspec
@@ -29,7 +28,6 @@ MAX_RAW = 4 * MAX_BODY
 """Bytes of an answer with the overhead of its chunks."""
 MAX_PIECES = 10_000
 """Chunks of an answer; the CPU that a vendor may cost us."""
-MAX_LOOKUPS = 16
 
 _CHUNK = 262_144  # a large body is encrypted and sent in pieces, so that other tasks get their turn
 _READ = 16_384
@@ -41,40 +39,6 @@ class Origin(msgspec.Struct, frozen=True):
     host: str
     port: int
     tls: ssl.SSLContext | None
-
-
-class Lookups(trio.abc.HostnameResolver):
-    """DNS look-ups in threads of their own: a dead resolver must not hold trio's default threads, which are few.
-
-    For `trio.socket.set_custom_hostname_resolver`, once in each run.
-
-    Args:
-        getaddrinfo: asks the system; blocks.
-    """
-
-    def __init__(self, getaddrinfo: Callable[..., object] = socket.getaddrinfo) -> None:
-        self._getaddrinfo = getaddrinfo
-        self._limiter = trio.CapacityLimiter(MAX_LOOKUPS)
-
-    async def getaddrinfo(  # type: ignore[override]  # trio's own annotation is the socket module's overload
-        self,
-        host: bytes | None,
-        port: bytes | str | int | None,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> object:
-        """As `socket.getaddrinfo`; a cancelled look-up is abandoned."""
-        return await trio.to_thread.run_sync(
-            self._getaddrinfo, host, port, family, type, proto, flags, limiter=self._limiter, abandon_on_cancel=True
-        )
-
-    async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
-        """As `socket.getnameinfo`."""
-        return await trio.to_thread.run_sync(
-            socket.getnameinfo, sockaddr, flags, limiter=self._limiter, abandon_on_cancel=True
-        )
 
 
 async def open_connection(origin: Origin, within: float) -> Connection:

@@ -22,7 +22,6 @@ from quart_trio import QuartTrio
 from postman.carrier import Carrier
 from postman.clerk import Clerk
 from postman.config import Loaded
-from postman.connection import Lookups
 from postman.delivery import Called, Delivery
 from postman.endpoint import create_app
 from postman.errors import ConfigError
@@ -32,6 +31,7 @@ from postman.guard import Guard
 from postman.intake import Intake
 from postman.keyring import Keyring
 from postman.ledger import Ledger
+from postman.lookups import Lookups
 from postman.office import Office
 from postman.postbox import Postbox
 from postman.queue import Queue
@@ -68,6 +68,11 @@ class House:
     server: Server
     app: QuartTrio
 
+    @property
+    def grace(self) -> float:
+        """Seconds that deliveries in hand may take at the end; a reload may change it."""
+        return self.reloader.config.delivery.grace
+
 
 async def run(
     loaded: Loaded,
@@ -102,7 +107,7 @@ async def run(
                 await _live(house, signals, task_status)
             finally:
                 with trio.CancelScope(shield=True):
-                    house.guard.drain(house.reloader.config.delivery.grace)
+                    house.guard.drain(house.grace)
                     await house.guard.wait_idle()
                     await fleet.close_all()
                 providers.cancel_scope.cancel()
@@ -194,16 +199,15 @@ async def _obey(
                 os._exit(1)
             else:
                 _stop(house, working, signal.Signals(number).name)
-                nursery.start_soon(_close_door, house, trio.current_time() + house.reloader.config.delivery.grace)
+                nursery.start_soon(_close_door, house, trio.current_time() + house.grace)
     finally:
-        house.guard.drain(house.reloader.config.delivery.grace)
+        house.guard.drain(house.grace)
 
 
 def _stop(house: House, working: trio.CancelScope, why: str) -> None:
-    grace = house.reloader.config.delivery.grace
-    _log.info("stopping", signal=why, grace=grace, in_hand=house.guard.held)
-    _end_by(grace + EXIT_MARGIN)
-    house.guard.drain(grace)
+    _log.info("stopping", signal=why, grace=house.grace, in_hand=house.guard.held)
+    _end_by(house.grace + EXIT_MARGIN)
+    house.guard.drain(house.grace)
     working.cancel()
 
 

@@ -5,7 +5,7 @@ import threading
 import trio
 import trio.testing
 
-from postman.connection import MAX_LOOKUPS, Lookups
+from postman.lookups import MAX_LOOKUPS, Lookups
 
 
 async def test_look_ups_find_what_the_system_finds() -> None:
