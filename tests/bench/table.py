@@ -29,6 +29,11 @@ class Figure(NamedTuple):
         """Mails a second."""
         return self.mails / self.seconds
 
+    @property
+    def cost(self) -> float:
+        """Seconds of CPU for a mail."""
+        return max(self.cpu, 0.01) / self.mails  # the kernel counts in steps of 10 ms
+
 
 class Share(NamedTuple):
     """A rate to be seen as a share of another; `wanted` is the least it should be."""
@@ -44,13 +49,16 @@ def table(rounds: Mapping[str, Sequence[Figure]], shares: Sequence[Share]) -> It
     yield f"{'':{width}}  mails/s  CPU, us/mail   p50, ms   p99, ms"
     for name, figures in rounds.items():
         rate = median(figure.rate for figure in figures)
-        cpu = median(figure.cpu / figure.mails for figure in figures) * 1e6
+        cpu = median(figure.cost for figure in figures) * 1e6
         p50, p99 = (median(times) * 1e3 for times in zip(*((f.p50, f.p99) for f in figures), strict=True))
         answered = f"{p50:10.1f}{p99:10.1f}" if p50 else ""
         yield f"{name:{width}}  {rate:7,.0f}  {cpu:12,.0f}{answered}"
     yield ""
     for name, ceiling, wanted in shares:
-        ratios = [one.rate / other.rate for one, other in zip(rounds[name], rounds[ceiling], strict=True)]
+        pairs = list(zip(rounds[name], rounds[ceiling], strict=True))
+        ratios = [one.rate / other.rate for one, other in pairs]
+        by_cpu = median(other.cost / one.cost for one, other in pairs)
         share = median(ratios)
         verdict = "" if wanted is None else f"; wanted {wanted}: {'good' if share >= wanted else 'MISSED'}"
-        yield f"{name} / {ceiling} = {share:.2f} ({min(ratios):.2f} .. {max(ratios):.2f}){verdict}"
+        spread = f"{min(ratios):.2f} .. {max(ratios):.2f}, by CPU {by_cpu:.2f}"
+        yield f"{name} / {ceiling} = {share:.2f} ({spread}){verdict}"
