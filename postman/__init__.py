@@ -19,12 +19,12 @@ The floors, from the street up; imports run downwards only:
 - the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
   `stores` open and close what it is made of
 - the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`
-- the way out: `worker`, `delivery`, `postbox`, `carrier`, `room`
+- the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
 - between them: `clerk`
 - contracts: `ledger` (with `transitions`, what may happen to a row), `queue`, `provider`, `kind` and `hookspecs`
   (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
 - implementations: `ledgers/`, `queues/`; providers are plugins, found by `registry`
-- libraries that know nothing of the house: `breaker`, `guard`, `flake`
+- libraries that know nothing of the house: `breaker`, `guard`, `flake`, `bucket`
 
 Two promises hold it together. A mail that was answered with 202 on a durable ledger is never lost silently: it ends, or
 it is held for a person, with its reason in the ledger. And a mail is never handed to another provider while the first

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from postman.breaker import Breaker
 from postman.breaker import State as BreakerState
 from postman.carrier import Carrier, Terms, blame
-from postman.delivery import Called, Delivery, end_of, may_have_been_accepted
+from postman.delivery import Called, Delivery
 from postman.errors import (
     MailRefused,
     MailRejected,
@@ -34,6 +34,7 @@ from postman.postbox import Postbox
 from postman.provider import Attempt, Phase, Receipt, Refusal
 from postman.queue import Note
 from postman.queues.memory import MemoryQueue, memory_queue
+from postman.wall import end_of, may_have_been_accepted
 
 LETTER = Id("0x587e6d1522401000")
 
