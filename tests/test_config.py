@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from postman.config import SMALLEST, Loaded, load
+from postman.config import SMALLEST, DeliveryTable, Http, LedgerTable, Loaded, QueueTable, load
 from postman.errors import ConfigError
 from postman.mail import OnDoubt
 
 DIGEST = "0" * 64
+OURS = Path(__file__).parents[1] / "postman.toml"
 
 
 def write(directory: Path, text: str) -> Path:
@@ -36,7 +40,24 @@ def test_the_smallest_file_is_enough_and_all_else_has_a_default(tmp_path: Path) 
 
 
 def test_the_file_of_the_repository_can_be_loaded() -> None:
-    assert load(Path(__file__).parents[1] / "postman.toml").config.provider
+    assert load(OURS).config.provider
+
+
+def test_the_postman_toml_of_the_repository_shows_every_key_with_its_default() -> None:
+    text = OURS.read_text(encoding="utf-8").partition("# Providers,")[0]
+    text = re.sub(r"^# \[\[.*?\n\n", "\n", text, flags=re.MULTILINE | re.DOTALL)  # the example of a key
+    shown = tomllib.loads(re.sub(r"^# (?!node)(?=[a-z-]+ = )", "", text, flags=re.MULTILINE))
+    assert shown["queue"].pop("url") == shown["ledger"]["url"]
+    tables: dict[str, type[msgspec.Struct]] = {
+        "http": Http,
+        "ledger": LedgerTable,
+        "queue": QueueTable,
+        "delivery": DeliveryTable,
+    }
+    for name, table in tables.items():
+        assert msgspec.convert(shown[name], table) == table(), name
+        left_out = {field.encode_name for field in msgspec.structs.fields(table)} - shown[name].keys()
+        assert left_out == {"http": {"key"}, "queue": {"url"}}.get(name, set())
 
 
 def test_paths_are_relative_to_the_file_and_the_queue_is_on_the_ledger_by_default(tmp_path: Path) -> None:
