@@ -27,14 +27,13 @@ from postman.errors import (
     StoreUnavailable,
 )
 from postman.guard import Guard
-from postman.ledger import Claim, End, EndKind, Filter, Now, Policy, Row, State
+from postman.ledger import Claim, End, Filter, Now, Policy, Row, State
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.postbox import Postbox
-from postman.provider import Attempt, Phase, Receipt, Refusal
+from postman.provider import Attempt, Receipt, Refusal
 from postman.queue import Note
 from postman.queues.memory import MemoryQueue, memory_queue
-from postman.wall import end_of, may_have_been_accepted
 
 LETTER = Id("0x587e6d1522401000")
 
@@ -586,28 +585,6 @@ async def test_an_end_is_written_when_the_disk_has_room_again(autojump_clock: Mo
         await b.post()
         await b.deliver()
         assert (await b.row()).state is State.SENT
-
-
-# pure parts
-
-
-@pytest.mark.parametrize(
-    ("phase", "marks", "expected"),
-    [
-        (Phase.UNMARKED, True, False),
-        (Phase.UNMARKED, False, True),
-        (Phase.STARTED, True, False),
-        (Phase.STARTED, False, False),
-        (Phase.HANDED_OVER, True, True),
-        (Phase.HANDED_OVER, False, True),
-    ],
-)
-def test_what_may_have_been_accepted_follows_from_the_marks(phase: Phase, marks: bool, expected: bool) -> None:
-    assert may_have_been_accepted(phase, marks=marks) is expected
-
-
-def test_an_error_that_nobody_foresaw_is_doubt() -> None:
-    assert end_of(RuntimeError("?"), Phase.HANDED_OVER).kind is EndKind.UNKNOWN
 
 
 async def test_policy_resend_is_stored_with_the_letter(autojump_clock: MockClock) -> None:
