@@ -32,7 +32,7 @@ from postman.ledger import (
     State,
     Verb,
 )
-from postman.mail import Letter
+from postman.mail import Letter, OnDoubt
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
 
@@ -251,7 +251,7 @@ def _act(row: Row, verb: Verb, who: str, policy: Policy, now: Now) -> Row:  # no
 def _decide(row: Row, policy: Policy, now: Now) -> Row:
     if row.crashes >= MAX_CRASHES:
         return _enter(row, now, State.FAILED, f"given up after {row.crashes} calls that were cut; may have been sent")
-    if row.on_doubt == "hold":
+    if row.on_doubt is OnDoubt.HOLD:
         return _enter(row, now, State.HELD, f"{row.provider} may have taken it; a person decides")
     if row.attempts >= policy.max_attempts:
         return _enter(row, now, State.FAILED, f"given up after {row.attempts} attempts; may have been sent")
@@ -278,14 +278,12 @@ def _queue(row: Row, now: Now, reason: str) -> Row:
 
 
 def _doubt(row: Row, now: Now, policy: Policy, reason: str, phase: str) -> Row:
-    wait = 0.0 if row.on_doubt == "hold" else policy.resend_after
+    wait = 0.0 if row.on_doubt is OnDoubt.HOLD else policy.resend_after
     row = msgspec.structs.replace(row, resolve=now.wall + wait)
     return _enter(row, now, State.IN_DOUBT, reason, row.provider, phase)
 
 
-def _enter(
-    row: Row, now: Now, state: State, reason: str = "", provider: str = "", phase: str = ""
-) -> Row:  # the fields of an entry
+def _enter(row: Row, now: Now, state: State, reason: str = "", provider: str = "", phase: str = "") -> Row:
     """The row in `state`, with a line in its history. `since` stays when the state does."""
     history = (*row.history, Entry(now.wall, state, reason, provider, phase))
     omitted = row.omitted
