@@ -12,6 +12,9 @@ import math
 import time
 from collections.abc import Callable
 
+_NOTHING = 1e-9
+"""So small a part of a token is a rounding error: whoever waited for the time of one token gets it."""
+
 
 class Bucket:
     """Tokens that come back at a steady rate. Full at first; never waits; for one thread.
@@ -31,7 +34,7 @@ class Bucket:
 
     def tokens(self) -> int:
         """Whole tokens that are there; below zero when too many were spent."""
-        return math.floor(self._refilled() + 1e-9)  # whoever waited for the time of one token gets it
+        return math.floor(self._refilled() + _NOTHING)
 
     def spend(self, tokens: float) -> None:
         """Take tokens, whether they are there or not; what is missing has to come back first."""
@@ -39,7 +42,8 @@ class Bucket:
 
     def seconds_until(self, tokens: float) -> float:
         """Until so many are there; for more than it holds, until it is full."""
-        return max(0.0, (min(tokens, self._size) - self._refilled()) / self.rate)
+        missing = min(tokens, self._size) - self._refilled()
+        return missing / self.rate if missing > _NOTHING else 0.0
 
     def _refilled(self) -> float:
         now = self._clock()

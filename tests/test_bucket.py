@@ -56,3 +56,10 @@ def test_whoever_waits_as_long_as_it_says_has_no_more_to_wait(rate: float, token
     spent.spend(10)
     clock.now += spent.seconds_until(tokens)
     assert spent.seconds_until(tokens) < 1e-6
+
+
+def test_what_is_missing_by_rounding_alone_is_not_waited_for() -> None:
+    clock = Clock()
+    spent = Bucket(1, 1, clock)
+    spent.spend(1e-14)
+    assert (spent.tokens(), spent.seconds_until(1)) == (1, 0.0)
