@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
+import structlog
 
 from postman.answer import MAX_REASON, without_addresses
 from postman.breaker import Blame, Breaker, BreakerStatistics, State
@@ -25,6 +26,8 @@ from postman.provider import Provider
 COOL_DOWN = 5.0
 """Seconds without calls after a 429 that did not say how long."""
 COOL_DOWN_BOUNDS = (1.0, 3_600.0)
+
+_log = structlog.get_logger()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +136,7 @@ class Carrier:
         self._bucket = self._new_bucket()
         self._ends = {"accepted": 0, "not_accepted": 0, "unknown": 0}
         self._last_fault = ""
+        self._failing = breaker.state is not State.CLOSED
         breaker.on_change = self._forget_places
 
     @property
@@ -222,6 +226,7 @@ class Carrier:
         finally:
             self._under_way -= 1
             self.on_free()
+            self._log_health()
 
     def statistics(self) -> CarrierStatistics:
         """Numbers for `GET /status`."""
@@ -237,6 +242,18 @@ class Carrier:
             breaker=self.breaker.statistics(),
             **self._ends,
         )
+
+    def _log_health(self) -> None:
+        """One line when the breaker has opened, and one when it has closed; not one for each probe that fails."""
+        failing = self.breaker.state is not State.CLOSED
+        if failing == self._failing:
+            return
+        self._failing = failing
+        if failing:
+            why = self.breaker.statistics().why
+            _log.warning("a provider fails; others are asked", provider=self.name, reason=self._last_fault, why=why)
+        else:
+            _log.info("a provider works again", provider=self.name)
 
     def _new_bucket(self) -> Bucket | None:
         """Up to one second's worth at once; at least one."""

@@ -189,7 +189,7 @@ def _with_whole_urls(config: Config, directory: Path) -> Config:
 
 def _whole_url(url: str, directory: Path) -> str:
     scheme, _, path = url.partition(":")
-    return f"sqlite:{directory / path}" if scheme == "sqlite" else url
+    return f"sqlite:{directory / path}" if scheme == "sqlite" and path else url
 
 
 def _cross_check(config: Config, reader: Reader, place: Place) -> None:

@@ -212,5 +212,7 @@ def _why(error: BaseException) -> str:
             return words.lower()
         case OSError(errno=int(number)):
             return os.strerror(number).lower()  # trio's own text names the address
+        case h11.RemoteProtocolError() if "ConnectionClosed" in str(error):
+            return "it was closed"  # h11 speaks of its own states here
         case _:
             return str(error) or "it was closed"

@@ -23,6 +23,9 @@ from postman.query import FROM_STATES, MOST
 PAGE = 200
 """Mails asked for at once."""
 
+UNKNOWN = "unknown"
+"""In place of the state of a mail that is not there."""
+
 _SPAN = re.compile(r"(\d+)([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -34,8 +37,7 @@ def status(client: Client, *, check: bool, as_json: bool) -> int:
     """Say whether the service is well and, if not, why and what to do."""
     document = client.ask("GET", "/status")
     lines = ["well" if document["well"] else "not well", *(f"  {sentence}" for sentence in document["because"])]
-    letters = {state: number for state, number in (document["letters"] or {}).items() if number}
-    lines += ["", "letters"] + [f"  {state:<12}{number:>10}" for state, number in letters.items()]
+    lines += [f"{state:<12}{number:>10}" for state, number in (document["letters"] or {}).items() if number]
     show(document, lines, as_json=as_json)
     return 1 if check and not document["well"] else 0
 
@@ -194,7 +196,7 @@ def cancel(client: Client, *, ids: Sequence[str], as_json: bool) -> int:
         except Refused as error:
             if error.status not in {404, 409}:
                 raise
-            refused[id] = str(error.problem.get("state", "unknown"))
+            refused[id] = str(error.problem.get("state", UNKNOWN))
     return _report(Verb.CANCEL, done, refused, as_json=as_json)
 
 
@@ -208,10 +210,12 @@ def _verb(verb: Verb, text: str) -> click.Command:
     @filters
     @asks_service
     def command(client: Client, *, ids: Sequence[str], everything: bool, as_json: bool, **chosen: str | None) -> int:
-        if bool(ids) == everything:
-            raise click.UsageError("give IDS, or --all")
+        if ids and everything:
+            raise click.UsageError("give IDS or --all, not both")
         if not everything and any(chosen.values()):
             raise click.UsageError("--state and the like go with --all, not with IDS")
+        if not ids and not everything:
+            raise click.UsageError(f"give IDS, or --all --state {' or '.join(states)}")
         if everything and not chosen["state"]:
             raise click.UsageError(f"--all needs --state {' or '.join(states)}")
         done: list[str] = []
@@ -221,7 +225,7 @@ def _verb(verb: Verb, text: str) -> click.Command:
                 answer = client.ask("POST", f"/mail/{verb}", body=msgspec.json.encode(selection))
                 done += answer["done"]
                 refused |= {letter["tracking-id"]: letter["state"] for letter in answer["refused"]}
-                refused |= dict.fromkeys(answer["unknown"], "unknown")
+                refused |= dict.fromkeys(answer["unknown"], UNKNOWN)
                 if answer["after"] is None:
                     break
                 selection["after"] = answer["after"]
@@ -239,7 +243,9 @@ def _selections(ids: Sequence[str], chosen: dict[str, str | None]) -> Iterator[d
 
 
 def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json: bool) -> int:
-    lines = [f"{id}  {verb}: done" for id in done] + [f"{id}  {verb}: not done, it is {s}" for id, s in refused.items()]
+    lines = [f"{id}  {verb}: done" for id in done]
+    for id, state in refused.items():
+        lines.append(f"{id}  {verb}: not done, {'there is no such mail' if state == UNKNOWN else f'it is {state}'}")
     show({"done": done, "refused": refused}, lines or ["no mail fits"], as_json=as_json)
     return 1 if refused else 0
 

@@ -159,7 +159,7 @@ class _Endpoint:
         key = idempotency_key()
         failpoint("A1")
         body = await json_body()
-        mails = parse(body, self._http)
+        mails = parse(body, self._http, repeatable=key is not None)
         errors = client.wrong_senders(mails)
         if errors:
             raise Problem(HTTPStatus.FORBIDDEN, "Nothing was accepted; see errors.", errors=errors)
@@ -236,7 +236,7 @@ class _Endpoint:
     async def _switch(self, client: Client, switch: Callable[[str, str], Awaitable[bool]], *, paused: bool) -> Response:
         provider = query.read_provider(await json_body(may_be_empty=True))
         if not await switch(provider, client.name):
-            raise Problem(HTTPStatus.NOT_FOUND, "There is no provider of this name.")
+            raise Problem(HTTPStatus.NOT_FOUND, f"There is no provider named {provider!r} in postman.toml.")
         _log.info("paused" if paused else "resumed", provider=provider, who=client.name)
         return answer({"provider": provider, "paused": paused})
 
@@ -282,7 +282,7 @@ class _Endpoint:
         known = query.as_id(id)
         row = await self._ledger.read(known, None if client.admin else client.name) if known else None
         if row is None:
-            raise Problem(HTTPStatus.NOT_FOUND, "There is no such letter.")
+            raise Problem(HTTPStatus.NOT_FOUND, "There is no mail with this tracking id.")
         return row
 
     async def _act(self, client: Client, id: str, verb: Verb) -> Response:
@@ -292,7 +292,7 @@ class _Endpoint:
             await self._follow([row])
             _log.info("acted", verb=verb, who=client.name, id=row.id)
         elif not (verb is Verb.CANCEL and row.state is State.CANCELLED):
-            detail = f"A letter that is {row.state} cannot be changed so ({verb})."
+            detail = f"This mail is {row.state}; {verb} does not apply to it."
             raise Problem(HTTPStatus.CONFLICT, detail, more={"tracking-id": row.id, "state": row.state})
         return self._told(row)
 

@@ -12,11 +12,12 @@ from quart import Response, request
 from postman.problem import Problem
 
 _KEY = re.compile("[!-~]{1,255}")
+_WANTED = "The body must have Content-Type: application/json, be UTF-8 and not compressed."
 _HEADERS = {"Content-Type": "application/json", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 async def json_body(*, may_be_empty: bool = False) -> bytes:
-    """The body of the request, which must say that it is JSON and be neither packed nor in another charset.
+    """The body of the request, which must say that it is JSON and be neither compressed nor in another charset.
 
     Raises:
         Problem: 415.
@@ -26,10 +27,10 @@ async def json_body(*, may_be_empty: bool = False) -> bytes:
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     is_json = request.mimetype == "application/json" and charset == "utf-8"
     if encoding != "identity" or not (is_json or (may_be_empty and not request.mimetype)):
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json in UTF-8, not packed.")
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _WANTED)
     body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     if body and not is_json:
-        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "A body must be application/json in UTF-8.")
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, _WANTED)
     return body
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import structlog
 import trio
 
-from postman.errors import IdTaken, StoreUnavailable
+from postman.errors import IdTaken, StoreFull, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.flake import Flake
 from postman.ledger import Accepted, Ledger
@@ -26,6 +26,9 @@ PUT_TIMEOUT = 5.0
 
 MINTINGS = 3
 """So often ids are minted before we believe that something is wrong with the node number."""
+
+FULL_FOR = 300.0
+"""Seconds after a refusal for want of room in which it is worth a sentence."""
 
 _LOOKS = (0.0, 0.2, 1.0)
 """Seconds before each look at what became of a commit without an answer."""
@@ -48,6 +51,15 @@ class Intake:
         self._queue = queue
         self._flake = flake
         self._wall = wall
+        self._full = ""
+        self._full_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why the last mails were refused for want of room; "" when some were taken since, or none came lately."""
+        if not self._full or self._wall() - self._full_at > FULL_FOR:
+            return ""
+        return f"There is no room for more mail, so clients are answered 503: {self._full}."
 
     async def accept(self, mails: Sequence[Mail], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """Take mails, all or none. On return they are promised.
@@ -69,6 +81,7 @@ class Intake:
         with trio.CancelScope(shield=True):
             letters, accepted = await self._commit(mails, client, key, fingerprint)
             failpoint("A4")
+            self._full = ""
             if not accepted.noted and not accepted.replayed:
                 await self._put(letters)
         return accepted
@@ -80,6 +93,9 @@ class Intake:
             letters = self._letters(mails)
             try:
                 return letters, await self._ledger.accept(letters, client, key, fingerprint)
+            except StoreFull as error:
+                self._note_full(str(error))
+                raise
             except IdTaken:
                 _log.warning("an id was taken; another process may have the same node number")
             except StoreUnavailable as error:
@@ -90,6 +106,11 @@ class Intake:
                     raise StoreUnavailable(str(error)) from error
                 return letters, Accepted(tuple(letter.id for letter in letters))
         raise StoreUnavailable("no new ids could be minted; give each process a node number of its own")
+
+    def _note_full(self, why: str) -> None:
+        if not self._full:
+            _log.warning("no room for more mail; clients are answered 503", reason=why)
+        self._full, self._full_at = why, self._wall()
 
     def _letters(self, mails: Sequence[Mail]) -> Sequence[Letter]:
         now = datetime.fromtimestamp(self._wall(), UTC)

@@ -14,6 +14,7 @@ from postman import status
 from postman.clerk import Clerk
 from postman.errors import StoreError
 from postman.guard import Guard
+from postman.intake import Intake
 from postman.ledger import ALL, Ledger, LedgerStatistics, Row
 from postman.postbox import Postbox
 from postman.queue import Queue, QueueStatistics
@@ -28,9 +29,10 @@ LOOK = 2.0
 class Office:
     """Answers for the whole house; the parts do the work."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the whole house
         self,
         *,
+        intake: Intake,
         ledger: Ledger,
         queue: Queue,
         postbox: Postbox,
@@ -40,6 +42,7 @@ class Office:
         server: Server,
         reloader: Reloader,
     ) -> None:
+        self._intake = intake
         self._ledger = ledger
         self._queue = queue
         self._postbox = postbox
@@ -100,7 +103,7 @@ class Office:
                 held=self._guard.held,
                 bytes_in_flight=self._room.taken,
                 stopping=self._guard.draining,
-                troubles=[self._reloader.trouble] if self._reloader.trouble else [],
+                troubles=[trouble for trouble in (self._intake.trouble, self._reloader.trouble) if trouble],
             ),
         )
 

@@ -63,7 +63,7 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  # one line a kind
             detail = "This Idempotency-Key came before with another body. Nothing was accepted."
             return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
         case StoreFull():
-            return not_now("Too many letters are queued. Nothing was accepted.", FULL_RETRY)
+            return not_now("There is no room for more mail. Nothing was accepted.", FULL_RETRY)
         case StoreUnavailable(may_have_happened=True):
             _log.error("the store did not answer", error=str(error))
             return not_now("It is not known whether this was done. Repeat it with the same Idempotency-Key.")

@@ -117,10 +117,10 @@ class _QueryReader(Reader):
             return ""
 
     def tag(self, value: Value, path: str) -> str:
-        return self.pattern(value, path, _TAG, "must be a tag")
+        return self.pattern(value, path, _TAG, "must be 1 to 64 of A-Z, a-z, 0-9, and _ . : -")
 
     def name(self, value: Value, path: str) -> str:
-        return self.pattern(value, path, _NAME, "must be a name")
+        return self.pattern(value, path, _NAME, "must be 1 to 64 of A-Z, a-z, 0-9, and _ . -, or *")
 
     def id(self, value: Value, path: str) -> Id:
         return Id(self.pattern(value, path, _ID, "must be a tracking id, 0x and 16 digits of 0-9 a-f"))

@@ -188,7 +188,7 @@ def _find(points: Iterable[EntryPoint], group: str, name: str) -> EntryPoint:
             near = get_close_matches(name.lower(), found, n=1)
             raise ConfigError(
                 f"no plugin named {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else ".")
+                + (f"; did you mean {near[0]!r}?" if near else "")
                 + f" (installed: {', '.join(found) or 'none'})."
                 + f" A {word} is added by installing its distribution, see plugins/README.md",
             )

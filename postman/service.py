@@ -131,7 +131,9 @@ def _assemble(
     clerk = Clerk(ledger, queue, accounts=postbox.accounts, delivering=postbox.available)
     keyring = Keyring(config.http.key, batch=config.http.max_batch)
     reloader = Reloader(setup, carriers, fleet=fleet, postbox=postbox, ledger=ledger, keyring=keyring)
+    intake = Intake(ledger, queue, Flake(config.node))
     office = Office(
+        intake=intake,
         ledger=ledger,
         queue=queue,
         postbox=postbox,
@@ -141,7 +143,6 @@ def _assemble(
         server=server,
         reloader=reloader,
     )
-    intake = Intake(ledger, queue, Flake(config.node))
     return House(
         workers=config.delivery.workers,
         queue=queue,

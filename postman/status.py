@@ -92,8 +92,8 @@ def _about_providers(facts: Facts) -> Iterator[str]:
     for provider in facts.providers:
         if provider.breaker.state is BreakerState.OPEN:
             yield (
-                f"Provider {provider.name} is not asked for another {provider.again_in:.0f} s: {provider.breaker.why}"
-                f" ({provider.last_fault})"
+                f"Provider {provider.name} is not asked for another {provider.again_in:.0f} s: {provider.last_fault}"
+                f" ({provider.breaker.why}). `postman check --live` asks it now."
             )
 
 

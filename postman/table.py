@@ -119,7 +119,7 @@ class Reader:
             case {"env": str(name), **rest} if not rest:
                 text = os.environ.get(name, "").rstrip("\r\n")
                 if not text:
-                    raise ValueError(f"the environment variable {name} is not set")
+                    raise ValueError(f"the environment variable {name} is not set, or is empty")
             case {"file": str(name), **rest} if not rest:
                 text = read_safely(self._directory / name).rstrip("\r\n")
                 if not text:

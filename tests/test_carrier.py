@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from postman.breaker import Blame, Breaker, BreakerOpen, State
@@ -175,3 +176,15 @@ async def test_a_call_that_became_free_between_two_looks_is_not_waited_for() -> 
     assert carrier.free() == 0
     now = 7.0
     assert carrier.seconds_until_free() == 0.0
+
+
+async def test_an_outage_is_two_lines_in_the_log_however_many_probes_fail(autojump_clock: MockClock) -> None:
+    carrier = make()
+    with capture_logs() as lines:
+        end(carrier, ProviderMisconfigured("bad key"))
+        for error in (ProviderMisconfigured("bad key"), None):
+            end(carrier)
+            await trio.sleep(30)
+            end(carrier, error)
+    told = [(line["log_level"], line["provider"], line.get("reason")) for line in lines]
+    assert told == [("warning", "lamda", "bad key"), ("info", "lamda", None)]

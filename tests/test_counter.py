@@ -234,7 +234,7 @@ async def test_a_person_acts_on_one_mail_and_a_refusal_ends_with_1(house: House,
     said = await house.say(f"{verb} {id} 0x0000000000000001")
     assert said.code == 1
     assert "0x0000000000000001" in said.out
-    assert "it is unknown" in said.out
+    assert "not done, there is no such mail" in said.out
     assert (await house.say(f"mail {id} --json")).document["state"] == (state or "held")
 
 
@@ -254,6 +254,11 @@ async def test_more_mails_than_one_request_takes_are_acted_on_in_several(house: 
     assert (said.code, len(said.document["done"])) == (0, MOST + 1)
     said = await house.say("discard --all --state queued --json")
     assert sorted(said.document["done"]) == ids[MOST + 1 :]
+
+
+async def test_what_an_act_is_for_must_be_said_once(house: House) -> None:
+    assert "give IDS, or --all --state failed or rejected" in (await house.say("replay")).err
+    assert "not both" in (await house.say("replay --all --state failed 0x0000000000000001")).err
 
 
 async def test_rejected_mails_are_replayed(house: House) -> None:
@@ -286,7 +291,7 @@ async def test_providers_are_paused_and_resumed_one_or_all(house: House) -> None
     assert house.office.asked == [("lamda", "local"), ("*", "local")]
     said = await house.say("pause nobody")
     assert said.code == 1
-    assert "There is no provider of this name" in said.err
+    assert "There is no provider named 'nobody'" in said.err
 
 
 async def test_a_reload_is_reported_and_a_failed_one_says_why(house: House) -> None:

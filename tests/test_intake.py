@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.flake import Flake
-from postman.intake import MINTINGS, PUT_TIMEOUT, Intake, size_of
+from postman.intake import FULL_FOR, MINTINGS, PUT_TIMEOUT, Intake, size_of
 from postman.ledger import Accepted, Filter, Row
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, Priority
@@ -202,3 +203,20 @@ async def test_what_was_not_accepted_is_not_noted(desk: Desk, error: Exception) 
     with pytest.raises(type(error)):
         await desk.accept()
     assert desk.queue.puts == []
+
+
+async def test_a_refusal_for_want_of_room_is_told_until_mail_is_taken_again_or_none_comes(desk: Desk) -> None:
+    now = NOW
+    intake = Intake(desk.ledger, desk.queue, Flake(2), wall=lambda: now)
+    desk.ledger.before = [StoreFull("the disk is full"), StoreFull("the disk is full")]
+    with capture_logs() as lines:
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                await intake.accept((MAIL,), "shop", None, PRINT)
+    assert [line["reason"] for line in lines] == ["the disk is full"]
+    assert "the disk is full" in intake.trouble
+    now += FULL_FOR + 1
+    assert intake.trouble == ""
+    now = NOW
+    await intake.accept((MAIL,), "shop", None, PRINT)
+    assert intake.trouble == ""
