@@ -36,6 +36,8 @@ BUSY: Final = 4
 """It is busy when so many operations came while the last commit ran; a lone client never waits for others."""
 ROWS_PER_STATEMENT: Final = (64, 8, 1)
 
+_UNWRITABLE: Final = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
+
 
 class Participant(Protocol):
     """Who keeps a part of the file in memory. All its methods run on the writer's thread."""
@@ -90,6 +92,7 @@ class Database:
         self.participants: list[Participant] = []
         self.commits = 0
         self.broken: str | None = None
+        self._unwritable = False
         self._identity = identity(path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._log = _Log(path, connection)
@@ -135,6 +138,11 @@ class Database:
         for participant in self.participants:
             participant.flush()
 
+    def prove(self) -> None:
+        """If the last write failed, write: whoever asks how we are shall learn whether that is over. For operations."""
+        if self._unwritable:
+            self.connection.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('proof', 1)")
+
     def close(self) -> None:
         """Ask the writer to end, once it did what it was asked before."""
         self._jobs.put(None)
@@ -173,6 +181,7 @@ class Database:
     def _transact(self, batch: list[_Job]) -> None:
         """Do a batch in one transaction; when that cannot be, each of its jobs in one of its own."""
         committing = False
+        before = self.connection.total_changes()
         try:
             self._check()
             self.connection.execute("BEGIN IMMEDIATE")
@@ -183,6 +192,7 @@ class Database:
             self.connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001  # whatever it is, the callers must be told
             self._roll_back()
+            self._unwritable |= isinstance(error, _UNWRITABLE)
             if committing and isinstance(error, apsw.IOError):
                 # Pages that could not be synced may be marked clean by the kernel: a second try would lie.
                 self.broken = f"{self.path}: the disk failed while it was written ({error}); restart on a sound disk"
@@ -195,6 +205,7 @@ class Database:
                 job.fail(translated(error, self.path) if isinstance(error, apsw.Error) else error)
         else:
             self.commits += 1
+            self._unwritable &= self.connection.total_changes() == before
             for participant in self.participants:
                 self._told += participant.kept()
 

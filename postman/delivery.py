@@ -18,7 +18,7 @@ import trio
 
 from postman import journal
 from postman.breaker import BreakerOpen
-from postman.errors import LeaseLost, ProviderError, StoreFull, StoreUnavailable, TooLate
+from postman.errors import LeaseLost, ProviderError, StoreFull, StoreRefused, StoreUnavailable, TooLate
 from postman.failpoint import failpoint
 from postman.guard import Guard, Hold
 from postman.ledger import Claim, End, Ended, EndKind, Ledger, Row, State, Unclaimable
@@ -188,7 +188,7 @@ async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await write()
-        except (StoreUnavailable, StoreFull) as error:
+        except (StoreUnavailable, StoreFull, StoreRefused) as error:
             _log.warning("a call could not be written down yet", reason=str(error))
             await trio.sleep(pause)
             pause = min(INSIST[1], pause * 2)

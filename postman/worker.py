@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from postman.delivery import Delivery
-from postman.errors import StoreFull, StoreUnavailable
+from postman.errors import StoreFull, StoreRefused, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.guard import Guard
 from postman.postbox import Postbox
@@ -30,7 +30,7 @@ async def work(number: int, postbox: Postbox, queue: Queue, delivery: Delivery, 
     while True:
         try:
             await _deliver_one(number, postbox, queue, delivery, guard, room)
-        except (StoreUnavailable, StoreFull) as error:
+        except (StoreUnavailable, StoreFull, StoreRefused) as error:
             _log.warning("a store does not work; nothing is taken meanwhile", worker=number, reason=str(error))
             failures += 1
         except Exception:  # noqa: BLE001  # the worker outlives our own bugs

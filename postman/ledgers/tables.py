@@ -282,6 +282,7 @@ class SqliteRows:
 
     def statistics(self, wall: float) -> LedgerStatistics:
         """See `Ledger.statistics`."""
+        self._database.prove()
         dues = [
             due
             for put in (0, 1)

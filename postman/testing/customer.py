@@ -11,7 +11,7 @@ import trio
 
 PAUSE = 0.05
 """Seconds between two tries."""
-PATIENCE = 60.0
+PATIENCE = 40.0
 """Seconds after which it gives up after all, and the test has failed."""
 ANSWER = 10.0
 """Seconds that an answer may take."""

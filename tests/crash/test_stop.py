@@ -65,7 +65,7 @@ async def test_of_100_deliveries_in_hand_each_ends_or_is_cut_and_written_down(
         await program.start()
         ids = await customer.post("key", mails)
         with trio.fail_after(PATIENCE):
-            while (await customer.get("/status"))["deliveries"]["in-hand"] < 100 or len(vendor.requests) < 90:
+            while (await customer.get("/status"))["deliveries"]["in-hand"] < 100:  # noqa: ASYNC110  # as above
                 await trio.sleep(0.05)
         began = time.monotonic()
         program.signal(number)
