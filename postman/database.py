@@ -33,7 +33,7 @@ BATCH: Final = 1_000
 GATHER: Final = 0.002
 """Seconds in which a busy writer lets operations gather: a commit of three takes nearly as much CPU as one of fifty."""
 BUSY: Final = 4
-"""It is busy when so many operations came while the last commit ran; a lone client never waits for others."""
+"""It is busy when so many operations were in the last commit; so a client that is alone does not wait for others."""
 ROWS_PER_STATEMENT: Final = (64, 8, 1)
 
 _UNWRITABLE: Final = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)

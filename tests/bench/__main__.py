@@ -65,12 +65,11 @@ def measure(mails: int) -> Iterator[tuple[str, Figure]]:
 
 def memory(mails: int) -> None:
     """Let mails through the service, and print its memory on the way."""
+    step = max(10, mails // 100 * 10)
     with open_process("tests.bench.vendor", OTHERS) as vendor, open_service(vendor.url, KEY) as service:
-        step = max(10, mails // 10)
-        for passed in range(0, mails + 1, step):
-            if passed:
-                _post(service.url, step, 10)
-                _wait_sent(service, passed)
+        for passed in range(step, mails + 1, step):
+            _post(service.url, step, 10)
+            _wait_sent(service, passed)
             print(f"after {passed:>7} mails  {service.memory() / 2**20:6.1f} MiB", flush=True)  # noqa: T201  # the result
 
 
@@ -131,7 +130,9 @@ def _wait_sent(service: Process, mails: int) -> None:
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mails", type=int, default=20_000, help="the mails of the largest measurement (%(default)s)")
+    parser.add_argument(
+        "--mails", type=int, default=20_000, help="of the largest measurement, in hundreds (%(default)s)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median counts (%(default)s)")
     parser.add_argument("--memory", type=int, metavar="MAILS", help="let so many through, and watch the memory instead")
     given = parser.parse_args()
@@ -141,7 +142,7 @@ def main() -> int:
     rounds: defaultdict[str, list[Figure]] = defaultdict(list)
     for number in range(given.rounds):
         print(f"round {number + 1} of {given.rounds} ...", file=sys.stderr, flush=True)  # noqa: T201  # so that one waits
-        for name, figure in measure(given.mails):
+        for name, figure in measure(max(100, given.mails // 100 * 100)):
             rounds[name].append(figure)
     print(f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, mails of 2 KB\n")  # noqa: T201  # the result
     print("\n".join(table(rounds, SHARES)))  # noqa: T201  # the result
