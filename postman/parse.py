@@ -65,13 +65,14 @@ class _Disposition(enum.StrEnum):
     INLINE = "inline"
 
 
-def parse(body: bytes, limits: Http, now: datetime | None = None) -> tuple[Mail, ...]:
+def parse(body: bytes, limits: Http, now: datetime | None = None, *, repeatable: bool = False) -> tuple[Mail, ...]:
     """The mails of a request.
 
     Args:
         body: JSON, an array of mails.
         limits: `max_batch` and `max_recipients` count.
         now: the time; for tests.
+        repeatable: this may be a request that came before, and was accepted then: `expires-at` may be over.
 
     Returns:
         Mails that keep all that `postman.mail` promises, in their order.
@@ -80,7 +81,7 @@ def parse(body: bytes, limits: Http, now: datetime | None = None) -> tuple[Mail,
         Invalid: with every place that is wrong. Nothing else is raised, whatever `body` is.
     """
     tree = decode(body, most_values=limits.max_batch * (1_000 + 10 * limits.max_recipients))
-    reader = _MailReader(limits, now or datetime.now(UTC))
+    reader = _MailReader(limits, now or datetime.now(UTC), repeatable=repeatable)
     mails: tuple[Mail, ...] = reader.items(tree, "", reader.mail, most=limits.max_batch, least=1)
     if reader.faults:
         raise Invalid(tuple(reader.faults))
@@ -90,8 +91,9 @@ def parse(body: bytes, limits: Http, now: datetime | None = None) -> tuple[Mail,
 class _MailReader(Reader):
     """One method for each kind of field; what it returns counts only if nothing was wrong."""
 
-    def __init__(self, limits: Http, now: datetime) -> None:
+    def __init__(self, limits: Http, now: datetime, *, repeatable: bool) -> None:
         super().__init__()
+        self._earliest = datetime.min.replace(tzinfo=UTC) if repeatable else now
         self._most = limits.max_recipients
         self._now = now
 
@@ -99,7 +101,7 @@ class _MailReader(Reader):
         read = self.fields(value, path, _MAIL, ("to", "from", "subject", "content"))
         if read is None:
             return None
-        if "expires_at" in read and read["expires_at"] <= max(self._now, read.get("send_at", self._now)):
+        if "expires_at" in read and read["expires_at"] <= max(self._earliest, read.get("send_at", self._earliest)):
             self.fault(f"{path}.expires-at", "must be in the future, and after send-at")
             return None
         if len(read["to"]) > 1 or "cc" in read or "bcc" in read:

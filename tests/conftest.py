@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import secrets
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
+
+from postman.postgres_server import Server
+from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Some tests have a long form."""
     parser.addoption("--long", action="store_true", help="run tests in their long form, which takes up to an hour")
+    parser.addoption("--fuzz", type=float, default=1.0, metavar="SECONDS", help="so long each fuzzer runs")
+    parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="where each fuzzer begins")
 
 
 @pytest.fixture
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether the long form is asked for."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[PostgresServer]:
+    """A server for all tests that do not stop it."""
+    with _own_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_postgres() -> Iterator[PostgresServer]:
+    """A server that a test may kill."""
+    with _own_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_process: PostgresServer) -> Server:
+    """An empty schema, of which nobody else knows."""
+    return Server(postgres_process.url, f"postman_{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _own_postgres() -> Iterator[PostgresServer]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgres_server())
+        except NoServer as error:
+            pytest.skip(f"no PostgreSQL here: {error}")
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -29,8 +29,9 @@ from postman.queues.lanes import WINDOW, Entry, Lanes, Place
 from postman.sqlite_file import translated
 
 _NONSENSE = (
-    "lane NOT IN (0, 1, 2) OR typeof(due) != 'real' OR typeof(seq) != 'integer' OR typeof(size) != 'integer'"
-    " OR typeof(version) != 'integer' OR typeof(id) != 'text' OR id NOT GLOB '0x" + "[0-9a-f]" * 16 + "'"
+    "lane NOT IN (0, 1, 2) OR typeof(due) != 'real' OR due NOT BETWEEN 0 AND 1e11 OR typeof(seq) != 'integer'"
+    " OR typeof(size) != 'integer' OR size NOT BETWEEN 0 AND 1e12 OR typeof(version) != 'integer'"
+    " OR typeof(id) != 'text' OR id NOT GLOB '0x" + "[0-9a-f]" * 16 + "'"
 )
 _BURY_NONSENSE = f"""
     INSERT INTO buried SELECT unixepoch('subsec'), 'this is no note that can be read', CAST(id AS BLOB)
