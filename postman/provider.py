@@ -105,14 +105,22 @@ class Attempt:
         self._lease_ends = lease_ends
         self._clock = clock
 
+    def be_in_time(self) -> None:
+        """Refuse a call that comes too late. Asked before each call, for plugins that make no marks.
+
+        Raises:
+            TooLate: the lease is over (the process was stopped or starved).
+        """
+        if self._clock() >= self._lease_ends:
+            raise TooLate("the lease of the claim was over before the first byte was sent")
+
     def starting(self) -> None:
         """Say that the first byte is about to be sent. May be said again for a later connection of the same call.
 
         Raises:
-            TooLate: the lease is over (the process was stopped or starved). Send nothing, let it pass.
+            TooLate: the lease is over. Send nothing, let it pass.
         """
-        if self._clock() >= self._lease_ends:
-            raise TooLate("the lease of the claim was over before the first byte was sent")
+        self.be_in_time()
         if self.phase is Phase.UNMARKED:
             self.phase = Phase.STARTED
         failpoint("W3")

@@ -47,6 +47,7 @@ async def ask(carrier: Carrier, letter: Letter, attempt: Attempt, hold: Hold) ->
         TooLate: the lease was over before the first byte.
         Stopped: we ended the call.
     """
+    attempt.be_in_time()
     with hold.call(carrier.terms.timeout) as call:
         try:
             receipt = await carrier.provider.send(letter, attempt)

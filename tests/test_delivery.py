@@ -404,6 +404,21 @@ async def test_a_call_whose_lease_is_over_before_the_first_byte_is_not_begun(aut
         assert (await b.row()).state is State.SENT
 
 
+async def test_a_plugin_without_marks_is_not_asked_after_the_lease(autojump_clock: MockClock) -> None:
+    class Slow(MemoryLedger):
+        async def claim(self, *args: object, **named: object) -> object:  # type: ignore[override]  # only watched
+            claim = await super().claim(*args, **named)  # type: ignore[arg-type]  # passed on
+            await trio.sleep(30)
+            return claim
+
+    provider = Scripted()
+    async with memory_queue(60.0) as queue:
+        b = Bench(queue, Slow(None, trio_now), {"a": provider}, marks=False)
+        await b.post()
+        await b.deliver()
+        assert ((await b.row()).state, provider.asked) == (State.QUEUED, 0)
+
+
 # stopping
 
 
