@@ -15,7 +15,7 @@ from postman.clerk import Clerk
 from postman.errors import StoreError
 from postman.guard import Guard
 from postman.intake import Intake
-from postman.ledger import ALL, Ledger, LedgerStatistics, Row
+from postman.ledger import ALL, Ledger, LedgerStatistics, Pause, Row
 from postman.postbox import Postbox
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
@@ -60,17 +60,20 @@ class Office:
             await self.look()
             await trio.sleep(LOOK)
 
-    async def look(self) -> None:
-        """Look once. Pauses are in the ledger, so that they survive a restart and reach every instance."""
+    async def look(self) -> tuple[LedgerStatistics, QueueStatistics, Sequence[Pause]] | None:
+        """Look once: the stores' numbers, and who is paused, which is obeyed; None: a store does not answer.
+
+        Pauses are in the ledger, so that they survive a restart and reach every instance.
+        """
         try:
-            await self._ledger.statistics()
-            await self._queue.statistics()
-            pauses = await self._ledger.pauses()
+            found = await self._ledger.statistics(), await self._queue.statistics(), await self._ledger.pauses()
         except StoreError as error:
             self._store_error = str(error)
-            return
+            return None
         self._store_error = ""
+        *_, pauses = found
         self._postbox.pause(frozenset(pause.provider for pause in pauses))
+        return found
 
     def unready(self) -> str | None:
         """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""
@@ -80,14 +83,7 @@ class Office:
 
     async def status(self) -> dict[str, Any]:
         """The document of `GET /status`."""
-        ledger: LedgerStatistics | None = None
-        queue: QueueStatistics | None = None
-        try:
-            ledger = await self._ledger.statistics()
-            queue = await self._queue.statistics()
-            pauses = await self._ledger.pauses()
-        except StoreError as error:
-            self._store_error, pauses = str(error), ()
+        ledger, queue, pauses = await self.look() or (None, None, ())
         return status.document(
             status.Facts(
                 version=version("postman-mail"),
