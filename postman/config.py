@@ -171,10 +171,7 @@ def load(path: Path) -> Loaded:
     if config:
         config = _with_whole_urls(config, path.parent)
         _cross_check(config, reader, Place(path.name))
-    reader.finish()
-    if config is None:
-        raise AssertionError("a table that cannot be read leaves a mistake")
-    return Loaded(config, path)
+    return Loaded(reader.checked(config), path)
 
 
 def _with_whole_urls(config: Config, directory: Path) -> Config:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -113,9 +113,7 @@ def decode_settings[S: msgspec.Struct](kind: Kind[S, Any], raw: object, place: P
         ConfigError: a line for each mistake.
     """
     reader = Reader(directory)
-    settings = reader.read(kind.settings, raw, place if isinstance(place, Place) else Place(place))
-    reader.finish()
-    return cast("S", settings)  # None has left a mistake, and that was raised
+    return reader.checked(reader.read(kind.settings, raw, place if isinstance(place, Place) else Place(place)))
 
 
 def set_up(loaded: Loaded) -> Setup:
@@ -160,12 +158,9 @@ def _store(points: Sequence[EntryPoint], group: str, url: str, loaded: Loaded) -
     except ConfigError as error:
         raise ConfigError(f"{place}: url: {error}") from error
     raw = {"url": base, **dict(parse_qsl(query, keep_blank_values=True))}
-    if "visibility_timeout" in kind.settings.__struct_fields__:
-        raw["visibility-timeout"] = str(loaded.config.queue.visibility_timeout)
     reader = Reader(loaded.directory, strict=False)
-    settings = reader.read(kind.settings, raw, place.under("url"))
-    reader.finish()
-    return Configured(kind, cast("msgspec.Struct", settings), origin(point), distribution.fingerprint(point.dist))
+    settings: msgspec.Struct = reader.checked(reader.read(kind.settings, raw, place.under("url")))
+    return Configured(kind, settings, origin(point), distribution.fingerprint(point.dist))
 
 
 def _provider(points: Sequence[EntryPoint], table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:

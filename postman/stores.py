@@ -28,7 +28,8 @@ async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tupl
     surroundings = Surroundings("store", config.delivery.workers, config.delivery.timeout, client)
     ledger_kind, queue_kind = setup.ledger.kind, setup.queue.kind
     ledger_settings = msgspec.structs.replace(setup.ledger.settings, policy=policy_of(config))
-    queue_settings = setup.queue.settings
+    timeout = config.queue.visibility_timeout
+    queue_settings = msgspec.structs.replace(setup.queue.settings, visibility_timeout=timeout)
     if config.ledger.url == config.queue.url and ledger_kind.open_both is not None:
         async with ledger_kind.open_both(ledger_settings, queue_settings, surroundings) as both:
             yield both

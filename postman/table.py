@@ -86,10 +86,15 @@ class Reader:
         """Remember a mistake."""
         self.mistakes.append(f"{place}: {mistake}")
 
-    def finish(self) -> None:
-        """Raise one ConfigError, a line for each mistake, if there is any."""
-        if self.mistakes:
+    def checked[S: msgspec.Struct](self, read: S | None) -> S:
+        """What was read, if there is no mistake.
+
+        Raises:
+            ConfigError: a line for each mistake.
+        """
+        if self.mistakes or read is None:
             raise ConfigError("\n".join(self.mistakes))
+        return read
 
     def _value(self, kind: Any, raw: object, key: str, place: Place) -> Any:  # noqa: ANN401  # a type of any form
         inner = get_args(kind)[:1]
