@@ -193,7 +193,13 @@ def spoil(row: Row, now: Now) -> Row:
 
 
 def seconds_until_due(row: Row, now: Now) -> float:
-    """How long a queued row must not be claimed. A wall clock that was set back delays nothing that was due before."""
+    """How long a queued row must not be claimed.
+
+    After the wall clock was set back, only a time that the client named still counts: what was due is due, and a
+    back-off has passed when its note is shown, because notes wait by a clock that does not jump.
+    """
+    if now.wall < row.since and row.due != row.born:
+        return 0.0
     return max(0.0, row.due - max(now.wall, row.since))
 
 
