@@ -59,7 +59,7 @@ class Intake:
         """Why the last mails were refused for want of room; "" when some were taken since, or none came lately."""
         if not self._full or self._wall() - self._full_at > FULL_FOR:
             return ""
-        return f"There is no room for more mail, so clients are answered 503: {self._full}."
+        return f"Mail was refused with 503 for want of room: {self._full}."
 
     async def accept(self, mails: Sequence[Mail], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """Take mails, all or none. On return they are promised.
