@@ -208,6 +208,13 @@ def test_headers_that_are_ours_cannot_be_set(name: str, make_letter: MakeLetter)
         render(make_letter(headers={name: "x"}))
 
 
+@pytest.mark.parametrize("name", ["X-SMTPAPI", "x-mailgun-drop-message", "X-SES-Configuration-Set"])
+def test_a_header_that_a_vendors_relay_would_obey_is_left_out(name: str, make_letter: MakeLetter) -> None:
+    message = render(make_letter(headers={name: '{"to": ["evil@example.org"]}', "X-Other": "kept"}))
+    assert b"evil" not in message
+    assert b"X-Other: kept" in message
+
+
 def test_a_body_with_half_a_character_is_rejected(make_letter: MakeLetter) -> None:
     with pytest.raises(MailRejected, match="half a character"):
         render(make_letter(content=(Content(type="text/plain", value="\ud800"),)))
