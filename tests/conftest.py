@@ -5,11 +5,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from postman.postgres_server import Server
+from postman.redis.address import Address, RedisSettings, address_of
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
+from postman.testing.redis_server import RedisServer, redis_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,6 +55,36 @@ def _own_postgres() -> Iterator[PostgresServer]:
             server = stack.enter_context(postgres_server())
         except NoServer as error:
             pytest.skip(f"no PostgreSQL here: {error}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for all tests that do not stop it."""
+    with _own_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test may kill."""
+    with _own_redis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def redis(redis_process: RedisServer) -> Address:
+    """A prefix of keys, of which nobody else knows."""
+    return address_of(RedisSettings(url=redis_process.url, prefix=secrets.token_hex(4)))
+
+
+@contextmanager
+def _own_redis(directory: Path) -> Iterator[RedisServer]:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(redis_server(directory))
+        except FileNotFoundError as error:
+            pytest.skip(f"no Redis here: {error}")
         yield server
 
 
