@@ -48,6 +48,9 @@ _log = structlog.get_logger()
 EXIT_MARGIN = 2.0
 """Seconds after `grace` by which the process has ended, whatever hangs."""
 
+SAME_WISH = 0.2
+"""Seconds in which a second signal is the first once more: some supervisors tell the process and its group."""
+
 LAST_ANSWERS = 0.3
 """Seconds at least for requests in hand once the last delivery has ended."""
 
@@ -192,13 +195,16 @@ async def _obey(
     nursery: trio.Nursery,
 ) -> None:
     """SIGHUP reloads. The first SIGTERM or SIGINT drains; a second ends at once, and so does a drain that hangs."""
+    stopped = 0.0
     try:
         async for number in signals:
             if number == signal.SIGHUP:
                 nursery.start_soon(_reload, house)
             elif house.guard.draining:
-                os._exit(1)
+                if trio.current_time() > stopped + SAME_WISH:
+                    os._exit(1)
             else:
+                stopped = trio.current_time()
                 _stop(house, working, signal.Signals(number).name)
                 nursery.start_soon(_close_door, house, trio.current_time() + house.grace)
     finally:

@@ -100,8 +100,11 @@ class Reader:
         inner = get_args(kind)[:1]
         if _is_struct(kind):
             return self.read(kind, raw, place.under(key))
-        if get_origin(kind) is tuple and inner and _is_struct(inner[0]) and isinstance(raw, list):
+        if get_origin(kind) is tuple and inner and _is_struct(inner[0]) and isinstance(raw, list | dict):
             entries = place.under(key)
+            if isinstance(raw, dict):
+                self.note(place, f'"{key}" may be there several times: write [[{entries.table}]] for [{entries.table}]')
+                return None
             return tuple(self.read(inner[0], entry, entries.entry(n, entry)) for n, entry in enumerate(raw, 1))
         try:
             value = msgspec.convert(raw, kind, strict=self._strict, dec_hook=self._special)

@@ -115,7 +115,10 @@ def test_every_mistake_is_named_at_once_with_file_table_and_cure(tmp_path: Path)
     [
         ("[http\n", "postman.toml: not TOML: Expected ']' at the end of a table declaration (at line 1, column 6)"),
         ("http = 3\n" + SMALLEST, "postman.toml: [http]: must be a table"),
-        ("[provider]\nname = 'x'", 'postman.toml: "provider": expected array, got object'),
+        (
+            "[provider]\nname = 'x'",
+            'postman.toml: "provider" may be there several times: write [[provider]] for [provider]',
+        ),
         ("", "there is no [[provider]], so nothing can be sent"),
         (SMALLEST * 2, 'several [[provider]] have name = "lamda"; each needs one of its own'),
         (
