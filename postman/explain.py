@@ -29,7 +29,7 @@ def summary(row: Row, now: float) -> dict[str, Any]:
         "provider": row.provider or None,
         "message-id": row.message_id,
         "attempts": row.attempts,
-        "due": rfc3339(row.due),
+        "due": rfc3339(row.due) if row.state is State.QUEUED else None,
         "expires-at": None if row.expires is None else rfc3339(row.expires),
         "on-doubt": row.on_doubt,
         "refused": [{"recipient": refusal.recipient, "reason": refusal.reason} for refusal in row.refused],

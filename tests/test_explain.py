@@ -43,6 +43,11 @@ def test_the_document_has_the_names_of_the_wire() -> None:
     assert json.loads(msgspec.json.encode(document(ROW, NOW)))["since"] == "2027-01-15T08:00:00.000Z"
 
 
+def test_only_what_waits_is_due() -> None:
+    assert document(row(state=State.QUEUED), NOW)["due"] == rfc3339(NOW)
+    assert document(row(state=State.SENT), NOW)["due"] is None
+
+
 def test_a_list_leaves_the_history_out() -> None:
     assert {**summary(ROW, NOW), "history": ...}.keys() == document(ROW, NOW).keys()
 
