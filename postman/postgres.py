@@ -8,6 +8,7 @@ too long, and we cut a connection that does not answer.
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 import time
@@ -18,38 +19,25 @@ from typing import Any, Final, Protocol
 import outcome
 import psycopg
 import trio
-from psycopg import errors
-from psycopg.abc import PQGen
-from psycopg.rows import TupleRow
 
-from postman.errors import IdTaken, PostmanError, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.errors import PostmanError, StoreUnavailable
+from postman.postgres_connection import CONFLICTS, ENDS, IMPATIENCE, Connection, text_of, translated
 
 BATCH: Final = 500
+BATCH_SIZE: Final = 16_777_216
+"""Bytes; what comes together may be larger by one request."""
 TRIES: Final = 3
 PAUSES: Final = (0.1, 2.0)
 """Seconds between two attempts to connect: from, to; doubling."""
 
 
-class Connection(psycopg.Connection[TupleRow]):
-    """A connection that does not wait for ever; whoever waited too long must close it.
-
-    Attributes:
-        patience: seconds to wait for an answer. More than the server gives itself, so that it is asked no second time.
-    """
-
-    patience = 10.0
-
-    def wait[T](self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """See psycopg."""
-        return super().wait(gen, interval, self.patience if timeout is None else timeout)
-
-
 class Job[Q]:
     """What is asked of a line, on its way there and back."""
 
-    def __init__(self, request: Q, then: Callable[[outcome.Outcome[Any]], None], deadline: float) -> None:
+    def __init__(self, request: Q, then: Callable[[outcome.Outcome[Any]], None], deadline: float, size: int) -> None:
         self.request = request
         self.deadline = deadline
+        self.size = size
         self._then = then
         self._outcome: outcome.Outcome[Any] | None = None
 
@@ -61,8 +49,8 @@ class Job[Q]:
             self.fail(error)
 
     def fail(self, error: Exception) -> None:
-        """It was not done."""
-        self._outcome = outcome.Error(error)
+        """It was not done. Each job raises an error of its own, since raising writes into it."""
+        self._outcome = outcome.Error(copy.copy(error))
 
     def settle(self) -> None:
         """Tell who asked. In the loop."""
@@ -120,29 +108,31 @@ class Line[Q]:
         self._work = work
         self._patience = patience
         self._connection: Connection | None = None
+        self._lost = ""
         self._pause = 0.0
         self._not_before = 0.0
         self._jobs: queue.SimpleQueue[Job[Q] | None] = queue.SimpleQueue()
         self._token = trio.lowlevel.current_trio_token()
 
-    async def run(self, request: Q) -> Any:  # noqa: ANN401  # what the work makes of the request
-        """Have `request` done; on return it is committed.
+    async def run(self, request: Q, size: int = 0) -> Any:  # noqa: ANN401  # what the work makes of the request
+        """Have `request` done, which carries about `size` bytes; on return it is committed.
 
         Once begun it is not abandoned: a cancelled caller waits for its fate, and is given it.
 
         Raises:
-            StoreUnavailable: not now; `may_have_happened` when a commit was not answered.
+            StoreUnavailable: not now; `may_have_happened` when a commit was not answered. What became of it can be read
+                at once, as long as the server can be reached.
             StoreFull: the server's disk is full; nothing was changed.
             StoreRefused: the server must be mended first.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         task = trio.lowlevel.current_task()
-        self.submit(request, lambda result: trio.lowlevel.reschedule(task, result))
+        self.submit(request, lambda result: trio.lowlevel.reschedule(task, result), size)
         return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
-    def submit(self, request: Q, then: Callable[[outcome.Outcome[Any]], None]) -> None:
+    def submit(self, request: Q, then: Callable[[outcome.Outcome[Any]], None], size: int = 0) -> None:
         """As `run`, without waiting: `then` is called in the loop."""
-        self._jobs.put(Job(request, then, time.monotonic() + self._patience))
+        self._jobs.put(Job(request, then, time.monotonic() + self._patience, size))
 
     def close(self) -> None:
         """Ask the thread to end, once it did what it was asked before."""
@@ -160,10 +150,12 @@ class Line[Q]:
 
     def _next_jobs(self) -> tuple[list[Job[Q]], bool]:
         jobs: list[Job[Q]] = []
+        size = 0
         job = self._jobs.get()
         while job is not None:
             jobs.append(job)
-            if len(jobs) == BATCH or self._jobs.empty():
+            size += job.size
+            if len(jobs) == BATCH or size >= BATCH_SIZE or self._jobs.empty():
                 return jobs, True
             job = self._jobs.get()  # this thread alone takes, so there is one
         return jobs, False
@@ -200,17 +192,21 @@ class Line[Q]:
             except Exception as caught:  # noqa: BLE001  # whatever it is, the callers must be told
                 error = caught
                 if self._is_lost(error):
-                    self._hang_up()
-                    if isinstance(error, _IMPATIENCE) or (committing and not self._work.repeatable):
-                        return StoreUnavailable(_text(error), may_have_happened=committing)
+                    self._lose()
+                    if committing and not self._work.repeatable:
+                        with suppress(StoreUnavailable):
+                            self._connected()  # so that who reads it again reads its end
+                        return StoreUnavailable(text_of(error), may_have_happened=True)
+                    if isinstance(error, IMPATIENCE):
+                        return StoreUnavailable(text_of(error))
                     continue
                 self._roll_back()
-                if len(jobs) > 1 or not isinstance(error, _CONFLICTS):
+                if len(jobs) > 1 or not isinstance(error, CONFLICTS):
                     return error
             else:
                 self.commits += 1
                 return None
-        return StoreUnavailable(_text(error)) if isinstance(error, psycopg.OperationalError) else error
+        return StoreUnavailable(text_of(error)) if isinstance(error, psycopg.OperationalError) else error
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -218,22 +214,31 @@ class Line[Q]:
                 raise StoreUnavailable("PostgreSQL could not be reached a moment ago")
             try:
                 self._connection = self._connect()
+                if self._lost:
+                    self._connection.execute(_END_BACKEND, [self._lost])
+                    self._lost = ""
             except psycopg.Error as error:
                 self._pause = min(PAUSES[1], max(PAUSES[0], 2 * self._pause))
                 self._not_before = time.monotonic() + self._pause
-                raise StoreUnavailable(f"PostgreSQL cannot be reached: {_text(error)}") from error
+                raise StoreUnavailable(f"PostgreSQL cannot be reached: {text_of(error)}") from error
             self._pause = 0.0
         return self._connection
 
     def _is_lost(self, error: Exception) -> bool:
-        return isinstance(error, _ENDS) or self._connection is None or self._connection.broken
+        return isinstance(error, ENDS) or self._connection is None or self._connection.broken
 
     def _roll_back(self) -> None:
         try:
             if self._connection is not None:
                 self._connection.execute("ROLLBACK")
         except psycopg.Error:
-            self._hang_up()
+            self._lose()
+
+    def _lose(self) -> None:
+        """Close a connection whose other end may still be at work."""
+        if self._connection is not None:
+            self._lost = self._connection.name
+        self._hang_up()
 
     def _hang_up(self) -> None:
         if self._connection is not None:
@@ -245,40 +250,8 @@ class Line[Q]:
 type Side = Line[Callable[[Connection], Any]]
 """A line for what may take longer than a letter shall wait: each request is a function of the connection."""
 
-_IMPATIENCE = (errors._WaitTimeout,)  # noqa: SLF001  # what our own limit raises; it has no public name
-_ENDS = (
-    *_IMPATIENCE,
-    errors.AdminShutdown,
-    errors.CrashShutdown,
-    errors.CannotConnectNow,
-    errors.IdleInTransactionSessionTimeout,
-    errors.ReadOnlySqlTransaction,  # what was the primary is a replica now
-)
-_CONFLICTS = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
-"""Another process was faster: who tries again sees what it did."""
-
-_TRANSLATION: tuple[tuple[type[psycopg.Error], type[StoreError], str], ...] = (
-    (errors.UniqueViolation, IdTaken, "a letter with this id exists"),
-    (errors.DiskFull, StoreFull, "the server's disk is full; nothing was changed"),
-    (errors.InsufficientPrivilege, StoreRefused, "grant our role what it needs"),
-    (errors.UndefinedTable, StoreRefused, "our tables were dropped; restore them from a copy"),
-    (errors.DataCorrupted, StoreRefused, "the server's files are damaged; restore them from a copy"),
-    (errors.IndexCorrupted, StoreRefused, "an index is damaged; run REINDEX"),
-)
-
-
-def translated(error: Exception) -> Exception:
-    """The error of ours that an error of PostgreSQL is; those not in the table (locks, time, memory) pass."""
-    for theirs, ours, cure in _TRANSLATION:
-        if isinstance(error, theirs):
-            return ours(f"PostgreSQL: {cure} ({_text(error)})")
-    return StoreUnavailable(f"PostgreSQL: {_text(error)}") if isinstance(error, psycopg.Error) else error
-
-
-def _text(error: Exception | None) -> str:
-    """What the server says, without the values of our rows."""
-    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return said or str(error).strip().partition("\n")[0] or "no answer"
+_END_BACKEND: Final = "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE application_name = %s"
+"""The other end of a lost connection may be committing, or holding locks. Once it is gone, all of that has an end."""
 
 
 @asynccontextmanager

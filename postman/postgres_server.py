@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from postman.errors import ConfigError, StoreRefused
-from postman.postgres import Connection, Side, Statements, open_line, translated
+from postman.postgres import Side, Statements, open_line
+from postman.postgres_connection import Connection, translated
 
 OLDEST: Final = 140_000
 CONNECT_TIMEOUT: Final = 5
@@ -55,7 +57,7 @@ MIGRATIONS: Final = (
 
 @dataclass(frozen=True)
 class Server:
-    """Where the tables are, and how to come there.
+    """Where the tables are, and how to come there: directly, or through a pooler that keeps sessions apart.
 
     Attributes:
         url: postgresql://...; what it leaves open is taken from the environment (PGPASSFILE and the others).
@@ -90,8 +92,10 @@ class Server:
             "jit": "off",
             **settings,
         }
-        connection = Connection.connect(self._conninfo(), autocommit=True, prepare_threshold=2)
+        name = f"postman {secrets.token_hex(8)}"
+        connection = Connection.connect(self._conninfo(name), autocommit=True, prepare_threshold=2)
         try:
+            connection.name = name
             connection.patience = self.timeout + 3
             connection.execute(
                 "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS session (name, value)",
@@ -115,7 +119,7 @@ class Server:
         """Seconds that a job may wait for its turn."""
         return 2 * self.timeout
 
-    def _conninfo(self) -> str:
+    def _conninfo(self, name: str) -> str:
         kept: dict[str, str | int] = {
             "connect_timeout": CONNECT_TIMEOUT,
             "target_session_attrs": "read-write",
@@ -124,7 +128,7 @@ class Server:
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
             "client_encoding": "utf8",
-            "application_name": "postman",
+            "application_name": name,
         }
         try:
             return make_conninfo(self.url, **{**kept, **self.options})
@@ -151,6 +155,7 @@ async def prepare(server: Server, *, durable: bool) -> None:
 
     Raises:
         StoreRefused: it is too old, may lose what it committed, or its tables are too new.
+        StoreUnavailable: it does not answer.
         ConfigError: the URL is none.
     """
     await trio.to_thread.run_sync(_prepare, server, durable, limiter=trio.CapacityLimiter(1))
@@ -162,7 +167,7 @@ def _prepare(server: Server, durable: bool) -> None:  # noqa: FBT001  # trio pas
             _check(connection, durable=durable)
             _migrate(connection, server.schema)
     except psycopg.Error as error:
-        raise StoreRefused(f"the database cannot be used. {translated(error)}") from error
+        raise translated(error) from error
 
 
 def _check(connection: Connection, *, durable: bool) -> None:

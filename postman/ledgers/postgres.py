@@ -39,7 +39,8 @@ from postman.ledgers import rows
 from postman.ledgers.postgres_lists import PostgresLists
 from postman.ledgers.postgres_rows import Operation, PostgresRows
 from postman.mail import Id, Letter
-from postman.postgres import Connection, Line, Side, open_line
+from postman.postgres import Line, Side, open_line
+from postman.postgres_connection import Connection
 from postman.postgres_server import Server, open_side, prepare
 from postman.provider import Receipt
 from postman.queue import Note, Queue
@@ -96,7 +97,9 @@ class PostgresLedger:
                 ]
             return msgspec.structs.replace(accepted, noted=noted)
 
-        accepted = await self._write(accept, *(letter.id for letter in letters), key=(client, key))
+        size = sum(len(file.content) for letter in letters for file in letter.mail.attachments)
+        operation = Operation(accept, tuple(letter.id for letter in letters), key=(client, key))
+        accepted: Accepted = await self._line.run(operation, size)
         if self._queue is not None and not accepted.replayed:
             self._queue.announce()
         return accepted
@@ -105,11 +108,12 @@ class PostgresLedger:
         self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
     ) -> Claim | Unclaimable:
         """See `Ledger.claim`."""
-        return await self._write(
-            lambda table, now: rows.claim(table, id, calls, after, owner=owner, policy=self.policy, now=now),
-            id,
-            bodies=after is None,
-        )
+
+        def claim(table: PostgresRows, now: Now) -> Claim | Unclaimable:
+            return rows.claim(table, id, calls, after, owner=owner, policy=self.policy, now=now)
+
+        answer: Claim | Unclaimable = await self._line.run(Operation(claim, (id,), bodies=after is None))
+        return answer
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """See `Ledger.finish`."""
@@ -123,14 +127,8 @@ class PostgresLedger:
         """See `Ledger.act`."""
         return await self._write(lambda table, now: rows.act(table, ids, verb, who, self.policy, now), *ids)
 
-    async def _write[T](
-        self,
-        run: Callable[[PostgresRows, Now], T],
-        *ids: Id,
-        bodies: bool = False,
-        key: tuple[str, str | None] | None = None,
-    ) -> T:
-        answer: T = await self._line.run(Operation(run, ids, bodies, key))
+    async def _write[T](self, run: Callable[[PostgresRows, Now], T], *ids: Id) -> T:
+        answer: T = await self._line.run(Operation(run, ids))
         return answer
 
     async def read(self, id: Id, client: str | None) -> Row | None:

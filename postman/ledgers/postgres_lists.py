@@ -23,7 +23,7 @@ from postman.ledgers.postgres_rows import (
     key_of,
 )
 from postman.mail import Id
-from postman.postgres import Connection
+from postman.postgres_connection import Connection
 from postman.queue import MAX_DELAY
 
 SLACK: Final = 3_600.0
@@ -135,8 +135,9 @@ class PostgresLists:
 
     def pause(self, provider: str, who: str | None, connection: Connection) -> None:
         """See `Ledger.pause`."""
-        connection.execute("DELETE FROM pause WHERE provider = %s", [provider])
-        if who is not None:
+        if who is None:
+            connection.execute("DELETE FROM pause WHERE provider = %s", [provider])
+        else:
             connection.execute(
                 "INSERT INTO pause (provider, since, who) VALUES (%s, %s, %s) "
                 "ON CONFLICT (provider) DO UPDATE SET since = excluded.since, who = excluded.who",

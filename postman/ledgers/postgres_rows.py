@@ -19,7 +19,8 @@ from postman import transitions
 from postman.ledger import BODY_NOT_NEEDED, Now, Policy, Row, State, Which
 from postman.ledgers import rows
 from postman.mail import Id
-from postman.postgres import Connection, Job
+from postman.postgres import Job
+from postman.postgres_connection import Connection
 from postman.queue import Note
 from postman.queues.postgres_moves import insert_notes
 

@@ -7,6 +7,7 @@ disk; puts do.
 
 from __future__ import annotations
 
+import copy
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
@@ -22,7 +23,8 @@ from psycopg import sql
 
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.postgres import Connection, Line, Side, open_line
+from postman.postgres import Line, Side, open_line
+from postman.postgres_connection import Connection
 from postman.postgres_server import Server, open_side, prepare
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
 from postman.queues.postgres_moves import Ack, Announce, Bury, Move, Moves, Put, Release, Take, Taken
@@ -112,7 +114,7 @@ class PostgresQueue:
         if isinstance(result, outcome.Error):
             while self._takers:
                 task, _ = self._takers.popitem(last=False)
-                trio.lowlevel.reschedule(task, result)
+                trio.lowlevel.reschedule(task, outcome.Error(copy.copy(result.error)))
             return
         taken = result.unwrap()
         for lease in taken.leases:
@@ -179,7 +181,7 @@ def _statistics(connection: Connection) -> QueueStatistics:
 @asynccontextmanager
 async def queue_on(server: Server, side: Side, visibility_timeout: float) -> AsyncGenerator[PostgresQueue]:
     """The queue in the tables of `server`, which are there; `side` is a line for what may take longer."""
-    instance, channel = secrets.token_hex(8), f"{server.schema} notes"
+    instance, channel = secrets.token_hex(8), server.schema
     moves = Moves(visibility_timeout, channel, instance)
     connect = partial(server.connect, synchronous_commit="off")
     async with open_line(connect, moves, server.patience, "notes") as line, trio.open_nursery() as nursery:

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from postman.errors import LeaseLost
 from postman.mail import Id
-from postman.postgres import Connection, Job
+from postman.postgres import Job
+from postman.postgres_connection import Connection
 from postman.queue import LANE_WEIGHTS, LANES, Lease, Note
 
 

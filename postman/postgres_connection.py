@@ -1,0 +1,64 @@
+"""A connection to PostgreSQL that does not wait for ever, and what its errors mean."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
+
+from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A connection that does not wait for ever; whoever waited too long must close it.
+
+    Attributes:
+        patience: seconds to wait for an answer.
+        name: of this very connection, as the server knows it (application_name).
+    """
+
+    patience = 10.0
+    name = ""
+
+    def wait[T](self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """See psycopg."""
+        return super().wait(gen, interval, self.patience if timeout is None else timeout)
+
+
+IMPATIENCE: Final = (errors._WaitTimeout,)  # noqa: SLF001  # what our own limit raises; it has no public name
+ENDS: Final = (
+    *IMPATIENCE,
+    errors.AdminShutdown,
+    errors.CrashShutdown,
+    errors.CannotConnectNow,
+    errors.IdleInTransactionSessionTimeout,
+    errors.ReadOnlySqlTransaction,  # what was the primary is a replica now
+)
+CONFLICTS: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
+"""Another process was faster: who tries again sees what it did."""
+
+_TRANSLATION: tuple[tuple[type[psycopg.Error], type[StoreError], str], ...] = (
+    (errors.UniqueViolation, IdTaken, "a letter with this id exists"),
+    (errors.DiskFull, StoreFull, "the server's disk is full; nothing was changed"),
+    (errors.InsufficientPrivilege, StoreRefused, "grant our role what it needs"),
+    (errors.UndefinedTable, StoreRefused, "our tables were dropped; restore them from a copy"),
+    (errors.DataCorrupted, StoreRefused, "the server's files are damaged; restore them from a copy"),
+    (errors.IndexCorrupted, StoreRefused, "an index is damaged; run REINDEX"),
+)
+
+
+def translated(error: Exception) -> Exception:
+    """The error of ours that an error of PostgreSQL is; those not in the table (locks, time, memory) pass."""
+    for theirs, ours, cure in _TRANSLATION:
+        if isinstance(error, theirs):
+            return ours(f"PostgreSQL: {cure} ({text_of(error)})")
+    return StoreUnavailable(f"PostgreSQL: {text_of(error)}") if isinstance(error, psycopg.Error) else error
+
+
+def text_of(error: Exception) -> str:
+    """What the server says, without the values of our rows."""
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return said or str(error).strip().partition("\n")[0] or "no answer"
