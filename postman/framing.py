@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from http import HTTPStatus
 
 import h11
 
@@ -16,7 +18,7 @@ _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 class Framing(h11.Connection):
     """h11 without what a proxy before us could read differently, and with an end to bodies.
 
-    A refusal is a RemoteProtocolError: hypercorn answers with its status and closes.
+    A refusal is a RemoteProtocolError: hypercorn answers with its status and closes; the sentence is put in here.
     """
 
     def __init__(self, max_body: int) -> None:
@@ -27,6 +29,7 @@ class Framing(h11.Connection):
         self._recent = b""
         self._head = b""
         self._refusal: h11.RemoteProtocolError | None = None
+        self._bodiless = False
 
     @property
     def has_request(self) -> bool:
@@ -70,13 +73,31 @@ class Framing(h11.Connection):
 
     def send(self, event: h11.Event) -> bytes:  # type: ignore[override]  # h11 tells ConnectionClosed apart: no bytes
         """Translate what is to be sent. The head of an answer goes out with what follows it, in one packet."""
+        if isinstance(event, h11.Response) and self._refusal is not None and not self._bodiless:
+            return self._problem(event)
         data, self._head = self._head + (super().send(event) or b""), b""
         if isinstance(event, h11.Response):
             data, self._head = b"", data
         return data
 
+    def _problem(self, refusal: h11.Response) -> bytes:
+        """Say why, as all errors do; hypercorn's own answer is empty."""
+        status = HTTPStatus(refusal.status_code)
+        details = {
+            HTTPStatus.CONTENT_TOO_LARGE: f"The body is larger than {self._max_body} bytes.",
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"The headers are larger than {MAX_HEADERS} bytes.",
+            HTTPStatus.REQUEST_TIMEOUT: "The request took too long to arrive.",
+        }
+        detail = details.get(status, "The request is not taken.")
+        body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
+        headers = [(name, value) for name, value in refusal.headers if name != b"content-length"]
+        headers += [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+        head = super().send(h11.Response(status_code=status, headers=headers)) or b""
+        return head + (super().send(h11.Data(data=body)) or b"")
+
     def _checked(self, request: h11.Request, raw: bytes) -> h11.Request:
         headers = dict(request.headers)
+        self._bodiless = request.method == b"HEAD"
         self._chunked = b"transfer-encoding" in headers
         self._left = self._max_body
         target = _AUTHORITY.sub(b"", request.target, count=1)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -125,7 +126,16 @@ async def test_a_body_said_to_be_too_large_is_refused_before_it_is_read(house: A
 async def test_a_client_that_goes_on_sending_too_large_a_body_reads_its_413(house: Any, desk: Any) -> None:
     async with house(desk.app, max_body=200_000) as home, home.connect() as client:
         await client.send(POST + b"Content-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
-        assert (await client.answer()).status == 413
+        answer = await client.answer()
+    assert answer.status == 413
+    assert json.loads(answer.body)["detail"] == "The body is larger than 200000 bytes."
+
+
+async def test_a_refused_head_has_no_body(house: Any, desk: Any) -> None:
+    async with house(desk.app, max_body=200_000) as home, home.connect() as client:
+        await client.send(b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 200001\r\n\r\n")
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert (head[:13], body) == (b"HTTP/1.1 413 ", b"")
 
 
 async def test_a_chunked_body_is_refused_at_the_byte_that_is_too_many(house: Any, desk: Any) -> None:
