@@ -33,7 +33,9 @@ class Refused(PostmanError):
         said = self.problem.get("detail") or self.problem.get("title") or "no reason was given"
         if self.status == 401:
             said = f"{said} (the key is taken from POSTMAN_KEY)"
-        places = [f"  {error.get('path')}: {error.get('message')}" for error in self.problem.get("errors", ())]
+        places = [
+            f"  {error.get('path') or 'the body'}: {error.get('message')}" for error in self.problem.get("errors", ())
+        ]
         return "\n".join([f"{said} [{self.status}]", *places])
 
 

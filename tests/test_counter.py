@@ -156,6 +156,12 @@ async def test_a_mail_made_of_options_is_accepted_and_its_id_printed(house: Hous
         assert id in (await house.say(f"mail {query}")).out
 
 
+async def test_what_is_wrong_with_a_whole_file_is_told_of_the_body(house: House, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_bytes(b"[]")
+    said = await house.say(f"send {tmp_path}/none.json")
+    assert (said.code, said.err.splitlines()[1:]) == (1, ["  the body: must not be empty"])
+
+
 @pytest.mark.parametrize("wrap", [False, True])
 async def test_mails_are_read_from_a_file_one_or_many(house: House, tmp_path: Path, *, wrap: bool) -> None:
     mail: Mapping[str, Any] = {
