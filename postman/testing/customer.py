@@ -64,12 +64,13 @@ class Customer:
         self.promised[key] = ids
         return ids
 
-    async def wait_settled(self, within: float = PATIENCE) -> None:
-        """Wait until no letter is queued, sending or in doubt."""
+    async def wait_settled(self, within: float = PATIENCE, *, doubt: bool = True) -> None:
+        """Wait until no letter is queued, sending or, unless `doubt` is False, in doubt."""
+        states = ["queued", "sending", "in-doubt"][: 2 + doubt]
         with trio.fail_after(within):
             while True:
                 letters = (await self.get("/status"))["letters"]
-                if not letters["queued"] + letters["sending"] + letters["in-doubt"]:
+                if not any(letters[state] for state in states):
                     return
                 await trio.sleep(PAUSE)
 

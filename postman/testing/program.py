@@ -171,6 +171,7 @@ def _serve(directory: Path, failpoints: str, before: Callable[[], object] | None
     """The new process."""
     log = os.open(directory / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(log, sys.stderr.fileno())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     failpoint.arm(failpoints)
     if before is not None:
         before()
