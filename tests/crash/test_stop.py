@@ -93,6 +93,7 @@ async def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
     ):
         await program.start(before=sick_disk.install)
         await customer.post("before", [a_mail()])
+        await customer.wait_settled()
         sick_disk.break_(database, "sync-hangs")
         nursery.start_soon(customer.post, "hanging", [a_mail()])
         await wait_until(lambda: sick_disk.was_met(database))
