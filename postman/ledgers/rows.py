@@ -58,26 +58,30 @@ class Used(NamedTuple):
     ids: tuple[Id, ...]
 
 
-class Rows(Protocol):
+class Present(Protocol):
+    """Rows that are there already, within a transaction."""
+
+    def get(self, id: Id) -> Row | None:
+        """The row."""
+
+    def body(self, id: Id) -> bytes | None:
+        """The letter's bytes; None when they were lost, or the row is in a state of BODY_NOT_NEEDED."""
+
+    def write(self, row: Row, before: Row) -> None:
+        """Replace `before`. The body goes when it is needed no more."""
+
+
+class Rows(Present, Protocol):
     """The rows of a ledger, within a transaction."""
 
     def count(self, state: State) -> int:
         """How many rows are in `state`."""
 
-    def get(self, id: Id) -> Row | None:
-        """The row."""
-
     def known(self, id: Id) -> bool:
         """Whether a row has this id; may be False for one that `add` will refuse."""
 
-    def body(self, id: Id) -> bytes | None:
-        """The letter's bytes; None when they were lost, or the row is in a state of BODY_NOT_NEEDED."""
-
     def add(self, parcel: Parcel) -> None:
         """Store a new letter."""
-
-    def write(self, row: Row, before: Row) -> None:
-        """Replace `before`. The body goes when it is needed no more."""
 
     def used(self, client: str, key: str) -> Used | None:
         """What came before with this key."""
@@ -127,7 +131,7 @@ def accept(
 
 
 def claim(
-    rows: Rows, id: Id, calls: Sequence[Call], after: Ended | None, *, owner: str, policy: Policy, now: Now
+    rows: Present, id: Id, calls: Sequence[Call], after: Ended | None, *, owner: str, policy: Policy, now: Now
 ) -> Claim | Unclaimable:
     """See `Ledger.claim`."""
     before = rows.get(id)
@@ -145,7 +149,7 @@ def claim(
     return Claim(letter, row.fence, call, row.lease)
 
 
-def finish(rows: Rows, claim: Claim, end: End, policy: Policy, now: Now) -> Row:
+def finish(rows: Present, claim: Claim, end: End, policy: Policy, now: Now) -> Row:
     """See `Ledger.finish`."""
     before = rows.get(claim.id)
     if before is None:
@@ -153,13 +157,15 @@ def finish(rows: Rows, claim: Claim, end: End, policy: Policy, now: Now) -> Row:
     return _write(rows, transitions.finish(before, claim.fence, claim.call.provider, end, policy, now), before)
 
 
-def settle(rows: Rows, id: Id, receipt: Receipt, source: str, now: Now) -> Row | None:
+def settle(rows: Present, id: Id, receipt: Receipt, source: str, now: Now) -> Row | None:
     """See `Ledger.settle`."""
     before = rows.get(id)
     return None if before is None else _write(rows, transitions.settle(before, receipt, source, now), before)
 
 
-def act(rows: Rows, ids: Sequence[Id], verb: Verb, who: str, policy: Policy, now: Now) -> Mapping[Id, tuple[Row, bool]]:
+def act(
+    rows: Present, ids: Sequence[Id], verb: Verb, who: str, policy: Policy, now: Now
+) -> Mapping[Id, tuple[Row, bool]]:
     """See `Ledger.act`."""
     acted: dict[Id, tuple[Row, bool]] = {}
     for id in dict.fromkeys(ids):
@@ -187,15 +193,16 @@ def labels_of(filter: Filter) -> list[tuple[Which, str]]:
     return [(which, value) for which, value in asked if value is not None]
 
 
-def _letter(rows: Rows, id: Id) -> Letter | None:
+def _letter(rows: Present, id: Id) -> Letter | None:
     """The letter; None when its bytes are damaged."""
     try:
-        return _decoder.decode(rows.body(id) or b"")
+        letter = _decoder.decode(rows.body(id) or b"")
     except UNREADABLE:
         return None
+    return letter if letter.id == id else None
 
 
-def _write(rows: Rows, row: Row, before: Row) -> Row:
+def _write(rows: Present, row: Row, before: Row) -> Row:
     if row is not before:
         rows.write(row, before)
     return row

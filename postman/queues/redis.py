@@ -74,7 +74,7 @@ class RedisQueue:
         """See `Queue.put`. All or none."""
         arguments = [part for note in notes for part in put_arguments(note, delay)]
         if arguments:
-            await self._client.commit(scripts.PUT, self.keys, self._now(), *arguments)
+            await self._client.commit(scripts.PUT, self.keys, self.now(), *arguments)
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
@@ -97,7 +97,7 @@ class RedisQueue:
 
     async def release(self, lease: Lease, delay: float = 0) -> None:
         """See `Queue.release`."""
-        _was_held(await self._client.commit(scripts.RELEASE, self.keys, self._now(), lease.handle, _delay(delay)))
+        _was_held(await self._client.commit(scripts.RELEASE, self.keys, self.now(), lease.handle, _delay(delay)))
 
     async def bury(self, lease: Lease, reason: str) -> None:
         """See `Queue.bury`."""
@@ -105,7 +105,7 @@ class RedisQueue:
 
     async def statistics(self) -> QueueStatistics:
         """See `Queue.statistics`."""
-        high, normal, bulk, delayed, leased, buried = await self._client.run(scripts.COUNT, self.keys, self._now())
+        high, normal, bulk, delayed, leased, buried = await self._client.run(scripts.COUNT, self.keys, self.now())
         return QueueStatistics((high, normal, bulk), delayed, leased, buried)
 
     def look(self) -> None:
@@ -126,7 +126,7 @@ class RedisQueue:
     async def _look(self) -> None:
         wanted = min(len(self._takers), BATCH)
         self._look_at = math.inf  # a message that comes meanwhile makes it earlier
-        arguments = (self._now(), wanted, self._visibility, *self._credit, *LANE_WEIGHTS)
+        arguments = (self.now(), wanted, self._visibility, *self._credit, *LANE_WEIGHTS)
         try:
             handles, wait, self._credit = await self._client.run(scripts.TAKE, self.keys, *arguments)
         except StoreError as error:
@@ -153,7 +153,8 @@ class RedisQueue:
         except StoreError:
             return  # it is shown again when its lease is over
 
-    def _now(self) -> str | int:
+    def now(self) -> str | int:
+        """The time in milliseconds as scripts are told it; nothing: the server's."""
         return "" if self._clock is None else _ms(self._clock())
 
 
@@ -167,7 +168,7 @@ def _delay(seconds: float) -> int:
 
 
 def _ms(seconds: float) -> int:
-    return round(seconds * 1_000)
+    return math.ceil(seconds * 1_000)  # not a moment too early: then nobody may claim yet
 
 
 def _was_held(answer: Any) -> None:  # noqa: ANN401  # what the server says

@@ -41,6 +41,10 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+type ScriptCall = tuple[Sequence[str], Sequence[Any]]
+"""Keys and arguments."""
+
+
 class Client:
     """See the module. Opened by `open_client`.
 
@@ -74,12 +78,16 @@ class Client:
                 raise self._translated(answer, wire)
         return answers
 
-    async def run(self, script: Script, keys: Sequence[str], *arguments: str | float | bytes) -> Any:  # noqa: ANN401  # what the script says
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:  # noqa: ANN401  # what a script takes and says
         """Run a script. A cancelled caller's script may be run."""
-        return (await self._run(script, keys, arguments, ()))[0]
+        return (await self._run(script, [(keys, arguments)], ()))[0]
 
-    async def commit(self, script: Script, keys: Sequence[str], *arguments: str | float | bytes) -> Any:  # noqa: ANN401  # the same
-        """Run a script and wait for its fate, though the caller be cancelled; it lasts two timeouts at most.
+    async def commit(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:  # noqa: ANN401  # the same
+        """Run a script as `commit_all` does."""
+        return (await self.commit_all(script, [(keys, arguments)]))[0]
+
+    async def commit_all(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run a script several times, and wait for its fate though the caller be cancelled: two timeouts at most.
 
         Raises:
             StoreUnavailable: also when fewer replicas than the URL's `wait` confirmed it.
@@ -87,20 +95,18 @@ class Client:
         wait, timeout = self._address.wait, self._address.timeout
         waits: tuple[Command, ...] = (("WAIT", wait, int(timeout * 800)),) if wait else ()
         with trio.CancelScope(shield=True):
-            answer, *confirmed = await self._run(script, keys, arguments, waits)
-        if confirmed and confirmed[0] < wait:
-            why = f"{confirmed[0]} of {wait} replicas confirmed a write"
-            raise StoreUnavailable(why, may_have_happened=True)
-        return answer
+            answers = await self._run(script, calls, waits)
+        if wait and answers.pop() < wait:
+            raise StoreUnavailable(f"fewer than {wait} replicas confirmed a write", may_have_happened=True)
+        return answers
 
-    async def _run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[str | float | bytes], more: Sequence[Command]
-    ) -> list[Any]:
-        rest = (len(keys), *keys, *arguments)
+    async def _run(self, script: Script, calls: Sequence[ScriptCall], more: Sequence[Command]) -> list[Any]:
+        commands = [("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
         try:
-            return await self.ask(("EVALSHA", script.sha, *rest), *more)
+            return await self.ask(*commands, *more)
         except _UnknownScript:
-            return await self.ask(("EVAL", script.source, *rest), *more)
+            _, *answers = await self.ask(("SCRIPT", "LOAD", script.source), *commands, *more)
+            return answers
 
     async def keep_connected(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, again and again. What the first try fails with is raised."""

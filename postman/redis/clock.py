@@ -1,0 +1,31 @@
+"""The server's time, told by this machine between two looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from postman.ledger import Now
+from postman.provider import boottime
+
+
+class ServerClock:
+    """One clock for all processes, whatever their own say. Never ahead of the server's, unless that is set back.
+
+    Wall and steady are the same here: a lease that one process writes is judged by another one.
+
+    Args:
+        local: seconds by a clock that does not jump.
+    """
+
+    def __init__(self, local: Callable[[], float] = boottime) -> None:
+        self._local = local
+        self._ahead = 0.0
+
+    def observe(self, time: Sequence[bytes]) -> None:
+        """Take what the server's command TIME just answered."""
+        self._ahead = int(time[0]) + int(time[1]) / 1e6 - self._local()
+
+    def __call__(self) -> Now:
+        """The time."""
+        now = self._local() + self._ahead
+        return Now(now, now)
