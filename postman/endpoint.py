@@ -273,9 +273,8 @@ class _Endpoint:
         client = self._keyring.authenticate(given[0] if len(given) == 1 else None)
         if client is None:
             headers = {"WWW-Authenticate": "Bearer"}
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED, "This needs a key: Authorization: Bearer pm_live_...", headers=headers
-            )
+            detail = "This key is not known." if given else "This needs a key: Authorization: Bearer pm_live_..."
+            raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers=headers)
         return client
 
     async def _row(self, client: Client, id: str) -> Row:

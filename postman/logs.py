@@ -35,6 +35,10 @@ PATIENCE = 1.0
 """Seconds that the end of the process waits for the last lines to be written."""
 
 
+_writers: list[Writer] = []
+"""Those of this process; one, but in tests."""
+
+
 class Writer:
     """Writes lines from a thread of its own; `write` never blocks, and drops when `capacity` lines wait.
 
@@ -105,6 +109,7 @@ def configure(
     """
     pretty = os.isatty(STDERR) if pretty is None else pretty
     writer = Writer(STDERR)
+    _writers.append(writer)
     atexit.register(writer.close)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
@@ -129,6 +134,12 @@ def configure(
         ),
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def write_out() -> None:
+    """Write what waits, for at most `PATIENCE` seconds each; for who is about to end the process by force."""
+    for writer in _writers:
+        writer.close()
 
 
 def _traced(info: ExcInfo, *, words: bool) -> str:

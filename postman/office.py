@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
 from postman import status
@@ -21,6 +22,8 @@ from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
 from postman.server import Server
+
+_log = structlog.get_logger()
 
 LOOK = 2.0
 """Seconds between two looks at whether the stores answer and who is paused."""
@@ -57,7 +60,10 @@ class Office:
     async def watch(self) -> None:
         """Look again and again whether the stores answer and whom a person paused, until cancelled."""
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # noqa: BLE001  # deliveries go on without it
+                _log.exception("a bug of ours; the next look may work")
             await trio.sleep(LOOK)
 
     async def look(self) -> tuple[LedgerStatistics, QueueStatistics, Sequence[Pause]] | None:
@@ -112,10 +118,13 @@ class Office:
         return True
 
     async def resume(self, provider: str, who: str) -> bool:  # noqa: ARG002  # who resumed is the way in's to log
-        """End a pause, also of a provider that is gone; `*` ends all. False: there is no such provider."""
+        """End a pause, also of one that is gone, and ask it at once; `*`: all. False: there is no such provider."""
         paused = {pause.provider for pause in await self._ledger.pauses()}
         for name in paused if provider == ALL else paused & {provider}:
             await self._ledger.pause(name, None)
+        for carrier in self._postbox.carriers:
+            if provider in {ALL, carrier.name}:
+                carrier.breaker.reset()  # who resumes a provider says that it was mended
         await self.look()
         return provider in {ALL, *paused, *(carrier.name for carrier in self._postbox.carriers)}
 

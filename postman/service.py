@@ -19,6 +19,7 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
+from postman import logs
 from postman.carrier import Carrier
 from postman.clerk import Clerk
 from postman.config import Loaded
@@ -202,7 +203,7 @@ async def _obey(
                 nursery.start_soon(_reload, house)
             elif house.guard.draining:
                 if trio.current_time() > stopped + SAME_WISH:
-                    os._exit(1)
+                    _end_now("a second signal")
             else:
                 stopped = trio.current_time()
                 _stop(house, working, signal.Signals(number).name)
@@ -232,6 +233,12 @@ async def _reload(house: House) -> None:
 
 def _end_by(seconds: float) -> None:
     """A thread of its own, so that it ends the process also when the loop or an fsync hangs."""
-    watchdog = threading.Timer(seconds, os._exit, (1,))
+    watchdog = threading.Timer(seconds, _end_now, ("something hangs",))
     watchdog.daemon = True
     watchdog.start()
+
+
+def _end_now(why: str) -> None:
+    _log.error("ended by force; what was in hand is found in the ledger at the next start", why=why)
+    logs.write_out()
+    os._exit(1)

@@ -66,7 +66,6 @@ async def ended(client: httpx.AsyncClient, id: str, *states: str) -> dict[str, A
             told: dict[str, Any] = (await client.get(f"/mail/{id}")).json()
             if told["state"] in states:
                 return told
-            await trio.sleep(0.02)
 
 
 async def test_a_mail_that_was_posted_is_sent_and_its_history_tells_how(tmp_path: Path) -> None:
@@ -103,6 +102,18 @@ async def test_a_pause_outlives_its_provider_and_can_be_ended(tmp_path: Path) ->
             assert (await client.post("/pause", json={"provider": "fake"})).status_code == 404
             assert (await client.post("/resume", json={"provider": provider})).status_code == 200
             assert (await client.get("/status")).json()["pauses"] == []
+
+
+async def test_a_provider_whose_key_was_mended_is_asked_at_once_when_a_person_resumes_it(tmp_path: Path) -> None:
+    mended = 'name = "fake"\nplugin = "fake"\nsettings = { outcomes = ["misconfigured", "accept"] }'
+    async with running(configure(tmp_path, mended)) as client:
+        (id,) = (await client.post("/mail", json=[MAIL])).json()["tracking-ids"]
+        await ended(client, id, "queued")
+        with trio.fail_after(10):
+            while not any("not asked" in told for told in (await client.get("/status")).json()["because"]):
+                pass
+        assert (await client.post("/resume", json={"provider": "fake"})).status_code == 200
+        await ended(client, id, "sent")
 
 
 async def test_only_fakes_are_not_well(tmp_path: Path) -> None:
@@ -238,6 +249,7 @@ def test_a_second_signal_ends_at_once_unless_it_comes_with_the_first(
         program.wait(timeout=service.SAME_WISH)
     program.send_signal(signal.SIGTERM)
     assert program.wait(timeout=GRACE / 2) == 1
+    assert "a second signal" in program.stderr.read()
 
 
 def test_a_second_service_on_one_file_is_refused_with_the_other_s_pid(
