@@ -228,9 +228,11 @@ class Line[Q]:
         return isinstance(error, ENDS) or self._connection is None or self._connection.broken
 
     def _roll_back(self) -> None:
+        """Free what was locked. After a pipeline that failed psycopg mistakes what is prepared, so begin anew."""
         try:
             if self._connection is not None:
                 self._connection.execute("ROLLBACK")
+            self._hang_up()
         except psycopg.Error:
             self._lose()
 
