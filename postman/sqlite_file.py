@@ -47,6 +47,8 @@ MIGRATIONS: Final = (
 
 LOG_AT_MOST: Final = 16_777_216
 """Bytes that the write-ahead log keeps when it is begun anew."""
+CACHE: Final = 16_384
+"""KiB of pages in memory. Labels are hashes, written all over their table: with SQLite's own 2 MiB they are read again."""
 
 
 @contextmanager
@@ -124,6 +126,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
     connection.pragma("synchronous", "FULL")
     connection.pragma("wal_autocheckpoint", 0)
     connection.pragma("journal_size_limit", LOG_AT_MOST)
+    connection.pragma("cache_size", -CACHE)
     if (connection.pragma("journal_mode"), connection.pragma("synchronous")) != ("wal", 2):
         raise StoreRefused(
             f"{path} cannot be made durable here (no WAL with synchronous=FULL); use a local file system"
