@@ -48,7 +48,7 @@ MIGRATIONS: Final = (
 LOG_AT_MOST: Final = 16_777_216
 """Bytes that the write-ahead log keeps when it is begun anew."""
 CACHE: Final = 16_384
-"""KiB of pages in memory. Labels are hashes, written all over their table: with SQLite's own 2 MiB they are read again."""
+"""KiB of pages in memory. Labels are hashes and go all over their table, more of it than the usual 2 MiB can hold."""
 
 
 @contextmanager
@@ -148,7 +148,7 @@ _TRANSLATION: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
 )
 
 
-def translated(error: apsw.Error, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
+def translated(error: Exception, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
     """The error of ours that an error of SQLite is; those not in the table (busy, I/O, memory) are `otherwise`."""
     for theirs, ours, cure in _TRANSLATION:
         if isinstance(error, theirs):
