@@ -153,7 +153,13 @@ class Database:
         going = True
         while going:
             batch, going = self._next_batch(busy=len(batch) >= BUSY)
-            self._transact(batch)
+            try:
+                self._transact(batch)
+            except Exception as error:  # noqa: BLE001  # a bug of ours; callers that nobody answers would wait for ever
+                self.broken = f"{self.path}: a bug of ours, {type(error).__name__}; restart"
+                for job in batch:
+                    if job.outcome is None:
+                        job.fail(StoreUnavailable(self.broken, may_have_happened=True))
             told, self._told = self._told, []
             with suppress(trio.RunFinishedError):  # then nobody is left to be told
                 self._token.run_sync_soon(_settle, told, batch)

@@ -70,12 +70,13 @@ def add_directory(directory: Path) -> None:
     """Let plugins be found in `directory` (as `pip install --target DIR` fills it), behind what is installed.
 
     Raises:
-        ConfigError: it is no directory, or everybody may write it: plugins run with our rights.
+        ConfigError: it is no directory, or everybody may write it or anything in it: plugins run with our rights.
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory}: there is no such directory of plugins")
-    if directory.stat().st_mode & stat.S_IWOTH:
-        raise ConfigError(f"{directory}: everybody may write this directory of plugins; run: chmod o-w {directory}")
+    for path in (directory, *directory.rglob("*")):
+        if path.exists() and path.stat().st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{path}: everybody may write this directory of plugins; run: chmod -R o-w {directory}")
     site.addsitedir(str(directory.absolute()))
 
 

@@ -144,9 +144,13 @@ def test_two_distributions_of_one_name_are_a_conflict_only_for_who_asks_for_it(p
 
 
 def test_a_directory_of_plugins_that_everybody_may_write_is_refused(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    with pytest.raises(ConfigError, match="everybody may write this directory of plugins; run: chmod o-w"):
-        add_directory(tmp_path)
+    module = tmp_path / "plugin.py"
+    module.touch()
+    for path in (tmp_path, module):
+        path.chmod(0o777)
+        with pytest.raises(ConfigError, match=f"{path}: everybody may write this directory of plugins; run: chmod -R"):
+            add_directory(tmp_path)
+        path.chmod(0o755)
     with pytest.raises(ConfigError, match="no such directory"):
         add_directory(tmp_path / "nothing")
 

@@ -59,11 +59,16 @@ def hash_of(label: tuple[Which, str]) -> bytes:
 
 def _decoded(key: int, encoded: bytes) -> Row | None:
     """A row of the file; None when it is damaged: it stays as it is, and must not stop the others."""
+    id = f"0x{key + 2**63:016x}"
     try:
-        return _decoder.decode(encoded)
+        row = _decoder.decode(encoded)
+        if row.id == id:
+            return row
+        reason = "it names another letter"
     except rows.UNREADABLE as error:
-        _log.error("a row of the ledger is damaged; it is passed over", id=f"0x{key + 2**63:016x}", error=str(error))
-        return None
+        reason = str(error)
+    _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
+    return None
 
 
 class SqliteRows:

@@ -20,7 +20,7 @@ import outcome
 import trio
 
 from postman.database import Database, open_database
-from postman.errors import ConfigError, StoreError
+from postman.errors import ConfigError, StoreError, StoreRefused
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.mail import Id
@@ -145,10 +145,13 @@ class NoteTable:
         self._database.connection.execute(_BURY_NONSENSE)
         stored, last_due = [0] * LANES, -math.inf
         counts = "SELECT lane, count(*), max(due), max(seq) FROM note GROUP BY lane"
-        for lane, count, due, number in self._database.connection.execute(counts):
-            stored[lane] = count
-            last_due = max(last_due, due)
-            self.last_number = max(self.last_number, number)
+        try:
+            for lane, count, due, number in self._database.connection.execute(counts):
+                stored[lane] = count
+                last_due = max(last_due, due)
+                self.last_number = max(self.last_number, number)
+        except (TypeError, ValueError, IndexError) as error:
+            raise StoreRefused(f"{self._database.path}: its notes are damaged; restore it from a copy") from error
         self.buried = self._database.connection.execute("SELECT count(*) FROM buried").get
         return stored, last_due
 
@@ -200,7 +203,7 @@ class NoteTable:
             lane, after = self.wanted.popleft()
             try:
                 entries = self._behind(lane, after)
-            except apsw.Error as error:
+            except (apsw.Error, TypeError, ValueError) as error:  # the last two: a damaged note
                 tell.append(partial(self.lanes.fail, lane, translated(error, self._database.path)))
             else:
                 tell.append(partial(self.lanes.fill, lane, after, entries, more=len(entries) == WINDOW))

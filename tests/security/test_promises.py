@@ -21,7 +21,7 @@ from postman import service
 from postman.config import load
 from postman.database import open_database
 from postman.errors import StoreRefused, TooLate
-from postman.ledger import Call, Claim, EndKind, Policy, Unclaimable
+from postman.ledger import Call, Claim, End, EndKind, Policy, Unclaimable
 from postman.ledgers.memory import MemoryLedger
 from postman.provider import Attempt, Phase
 from postman.testing.letters import a_letter
@@ -139,7 +139,11 @@ async def test_a_wall_clock_that_is_set_back_delays_no_letter_that_was_due() -> 
     await ledger.accept([a_letter(1), later], "shop", None, b"")
     clock.wall -= 86_400
     calls = [Call("lamda", "", 30)]
-    assert isinstance(await ledger.claim(a_letter(1).id, calls), Claim)
+    claim = await ledger.claim(a_letter(1).id, calls)
+    assert isinstance(claim, Claim)
+    await ledger.finish(claim, End(EndKind.UNAVAILABLE))
+    clock.wall -= 86_400
+    assert isinstance(await ledger.claim(claim.id, calls), Claim)
     told = await ledger.claim(later.id, calls)
     assert isinstance(told, Unclaimable)
     assert told.delay == 600
