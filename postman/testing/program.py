@@ -82,7 +82,7 @@ class Program:
 
         Args:
             failpoints: see `postman.failpoint`.
-            ready: False: do not wait.
+            ready: False: wait only until signals do to it what they do to a program that was just started.
             before: called in the new process first; a function of a module that can be imported.
         """
         if self._process is not None:
@@ -91,11 +91,12 @@ class Program:
         self.starts += 1
         self._process = _context.Process(target=_serve, args=(self.directory, failpoints, before))
         self._process.start()
+        awaited = b'"ready"' if ready else b'"begun"'
         with trio.fail_after(PATIENCE):
-            while ready and self._process.is_alive():
-                for line in self.log[seen:].splitlines(keepends=True):
-                    if line.endswith("\n") and '"event":"ready"' in line.replace(" ", ""):
-                        self.url = msgspec.json.decode(line)["url"]
+            while self._process.is_alive():
+                for line in self.log[seen:].encode().splitlines(keepends=True):
+                    if awaited in line and line.endswith(b"\n"):
+                        self.url = msgspec.json.decode(line).get("url", self.url)
                         return
                 await trio.sleep(_LOOK)
 
@@ -114,9 +115,7 @@ class Program:
 
     async def wait_stopped(self) -> None:
         """Wait until it stands still by SIGSTOP."""
-        with trio.fail_after(PATIENCE):
-            while not self._stands_still():  # noqa: ASYNC110  # the kernel tells nobody but the parent
-                await trio.sleep(_LOOK)
+        await wait_until(self._stands_still)
 
     async def kill(self) -> None:
         """SIGKILL, and wait for its end."""
@@ -167,11 +166,19 @@ async def open_program(directory: Path, toml: str) -> AsyncIterator[Program]:
                 await program.wait_ended()
 
 
+async def wait_until(condition: Callable[[], bool], within: float = PATIENCE) -> None:
+    """Wait for what happens in other processes, which wake nobody here."""
+    with trio.fail_after(within):
+        while not condition():  # noqa: ASYNC110  # see above
+            await trio.sleep(_LOOK)
+
+
 def _serve(directory: Path, failpoints: str, before: Callable[[], object] | None) -> None:
     """The new process."""
     log = os.open(directory / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(log, sys.stderr.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
+    os.write(log, b'{"event": "begun"}\n')
     failpoint.arm(failpoints)
     if before is not None:
         before()

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
 
 from postman.database import open_database
 from postman.ledger import Policy
@@ -18,7 +17,7 @@ from postman.mail import Id
 from postman.queues.sqlite import queue_on
 from postman.testing.fault_server import FaultServer
 from postman.testing.letters import a_letter
-from postman.testing.program import PATIENCE, open_program
+from postman.testing.program import open_program, wait_until
 
 BATCH = 1_000
 FIRST_SEND = 5.0
@@ -39,12 +38,6 @@ async def fill(path: Path, letters: int) -> None:
         for start in range(0, letters, BATCH):
             ids = [Id(f"0x{first + number:016x}") for number in range(start, start + BATCH)]
             await ledger.accept([msgspec.structs.replace(letter, id=id) for id in ids], "shop", None, b"")
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another process
-            await trio.sleep(0.01)
 
 
 def memory_of(pid: int) -> int:

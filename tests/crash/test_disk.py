@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import trio
 
 from postman.testing import sick_disk
 from postman.testing.customer import open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
-from postman.testing.program import PATIENCE, open_program
+from postman.testing.program import open_program, wait_until
 from postman.testing.report import report
 from postman.testing.sick_disk import Fault
 
@@ -25,12 +24,6 @@ MAIL = {
 }
 Accepted = Callable[[], list[str]]
 Toml = Callable[..., str]
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in another process
-            await trio.sleep(0.02)
 
 
 @pytest.fixture

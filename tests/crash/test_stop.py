@@ -19,7 +19,7 @@ from postman.ledger import State
 from postman.testing import acts, sick_disk
 from postman.testing.customer import open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
-from postman.testing.program import PATIENCE, open_program
+from postman.testing.program import PATIENCE, open_program, wait_until
 from postman.testing.report import report
 
 GRACE = 3
@@ -34,12 +34,6 @@ def a_mail(subject: str = "hello", sender: str = "shop@example.org") -> dict[str
         "subject": subject,
         "content": [{"type": "text/plain", "value": "x"}],
     }
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in other processes
-            await trio.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
