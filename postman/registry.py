@@ -75,6 +75,8 @@ def add_directory(directory: Path) -> None:
     if not directory.is_dir():
         raise ConfigError(f"{directory}: there is no such directory of plugins")
     for path in (directory, *directory.rglob("*")):
+        if path.name == ".lock":  # uv leaves it for everybody; nobody reads it
+            continue
         if path.exists() and path.stat().st_mode & stat.S_IWOTH:
             raise ConfigError(f"{path}: everybody may write this directory of plugins; run: chmod -R o-w {directory}")
     site.addsitedir(str(directory.absolute()))
