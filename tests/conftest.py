@@ -20,6 +20,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run tests in their long form, which takes up to an hour")
     parser.addoption("--fuzz", type=float, default=1.0, metavar="SECONDS", help="so long each fuzzer runs")
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="where each fuzzer begins")
+    parser.addoption("--seeds", type=int, default=300, metavar="N", help="so many runs are simulated")
+    parser.addoption("--seed", type=int, metavar="N", help="the run that is simulated, instead of many")
 
 
 @pytest.fixture

@@ -105,8 +105,8 @@ def address_of(settings: RedisSettings) -> Address:
     Raises:
         ConfigError: it is no URL of a server, or the password cannot be read. The text holds no secret.
     """
-    parts = urlsplit(settings.url)
     try:
+        parts = urlsplit(settings.url)
         port, database = parts.port or DEFAULT_PORT, int(parts.path.strip("/") or 0)
     except ValueError:
         raise ConfigError(f"this is no URL of Redis; {HELP}") from None

@@ -71,7 +71,9 @@ class Client:
         Raises:
             StoreError: of the first that the server refused; the others may have been done.
         """
-        wire = self._wire or await self._wait_for_wire()
+        wire = self._wire
+        if wire is None or wire.broken is not None:
+            wire = await self._wait_for_wire()
         answers = await wire.ask(*commands)
         for answer in answers:
             if isinstance(answer, ReplyError):
@@ -179,11 +181,11 @@ class Client:
 
     async def _wait_for_wire(self) -> Wire:
         with trio.move_on_after(self._address.timeout):
-            while self._wire is None and self._why is None:
+            while self._why is None:
+                if self._wire is not None and self._wire.broken is None:
+                    return self._wire
                 await self._changed.wait()
-        if self._wire is None:
-            raise StoreUnavailable(self._why or f"{self._address} did not let us in within {self._address.timeout:g} s")
-        return self._wire
+        raise StoreUnavailable(self._why or f"{self._address} did not let us in within {self._address.timeout:g} s")
 
     def _tell(self, wire: Wire | None, why: str | None) -> None:
         self._wire, self._why = wire, why

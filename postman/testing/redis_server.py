@@ -40,7 +40,7 @@ class RedisServer:
     """
 
     def __init__(self, program: Path, directory: Path, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._command = [str(program), "--port", str(self.port), "--dir", str(directory), "--bind", "127.0.0.1"]
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -109,7 +109,8 @@ def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
         server.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that nobody listened on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

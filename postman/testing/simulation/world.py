@@ -1,0 +1,236 @@
+"""The world around the service: clients, a person, and a nemesis; then rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import trio
+
+from postman.errors import KeyReused, StoreError, StoreUnavailable
+from postman.ledger import ALL, Filter, Now, Policy, Row, State, Verb
+from postman.mail import Address, Content, Id, Mail, OnDoubt
+from postman.provider import Receipt
+from postman.queues.memory import MemoryQueue, memory_queue
+from postman.testing.simulation.dice import QUIET, STALL, Dice
+from postman.testing.simulation.instance import Died, Instance, Parts
+from postman.testing.simulation.truth import Truth, Try
+from postman.testing.simulation.vendor import Vendor
+
+EPOCH = 1_800_000_000.0
+TROUBLE = 240.0
+"""Seconds in which everything goes wrong."""
+REST = 14_400.0
+"""Seconds after which there is no hope any more."""
+LOOK = 60.0
+
+
+def wall() -> float:
+    """Seconds since 1970."""
+    return EPOCH + trio.current_time()
+
+
+class World:
+    """One run.
+
+    Args:
+        seed: all chance follows from it.
+        parts: what the instances are made of.
+    """
+
+    def __init__(self, seed: int, parts: Parts) -> None:
+        self.dice = Dice(seed)
+        self.truth = Truth()
+        self._parts = parts
+        self._embedded = self.dice.even()
+        """One process has the store to itself; else two share it."""
+        self._policy = Policy(
+            max_attempts=self.dice.choice((3, 8)),
+            give_up_after=self.dice.choice((300.0, 172_800.0, 172_800.0, 172_800.0)),
+            resend_after=self.dice.choice((0.0, 0.0, 60.0)),
+            doubt_patience=120.0,
+        )
+        self._ledger = parts.ledger(self._policy, lambda: Now(wall(), trio.current_time()))
+        self._vendors = [Vendor(name, self.dice, self.truth) for name in ("lamda", "delta", "sigma")]
+        self._vendors = self._vendors[: self.dice.randint(1, 3)]
+        self._instances: dict[int, Instance] = {}
+        self._nodes = 0
+
+    async def run(self) -> tuple[Mapping[Id, Row], Policy, float]:
+        """Trouble, then rest; what the ledger says in the end."""
+        async with memory_queue(60.0) as queue, trio.open_nursery() as nursery:
+            for slot in range(1 if self._embedded else 2):
+                await nursery.start(self._keep, slot, queue, nursery)
+            async with trio.open_nursery() as clients:
+                for number in range(self.dice.randint(8, 40)):
+                    clients.start_soon(self._post, number)
+                with trio.move_on_after(TROUBLE):
+                    async with trio.open_nursery() as trouble:
+                        trouble.start_soon(self._nemesis)
+                        trouble.start_soon(self._person)
+                await self._calm_down()
+            await self._rest()
+            nursery.cancel_scope.cancel()
+        rows = await self._ledger.find(Filter(), None, 1_000)
+        return {row.id: row for row in rows}, self._policy, wall()
+
+    async def _keep(
+        self,
+        slot: int,
+        queue: MemoryQueue,
+        nursery: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Start an instance, again and again."""
+        while True:
+            self._nodes += 1
+            instance = self._instances[slot] = Instance(
+                self._nodes,
+                self._parts,
+                ledger=self._ledger,
+                queue=queue,
+                vendors=self._vendors,
+                dice=self.dice,
+                truth=self.truth,
+                nursery=nursery,
+                wall=wall,
+            )
+            self.truth.log("start", slot)
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            await instance.live()
+            self.truth.log("end", slot)
+            await trio.sleep(self.dice.uniform(0.1, 20.0))
+            if self._embedded:
+                self._ledger.reopen()
+
+    # clients
+
+    async def _post(self, number: int) -> None:
+        """One request, repeated with its key until it is answered."""
+        await trio.sleep(self.dice.uniform(0.0, TROUBLE * 0.7))
+        tries: list[Try] = []
+        self.truth.posts.append(tries)
+        key = f"key-{number}" if self.dice.even() else None
+        about = self._about()
+        for attempt in range(4 if key else 1):
+            each = Try(f"{number}.{attempt}")
+            tries.append(each)
+            try:
+                mails = [self._mail(each.subject, about) for _ in range(1)]
+                accepted = await self.dice.choice(list(self._instances.values())).accept(mails, key)
+            except Died:
+                pass
+            except StoreUnavailable as error:
+                each.answer = "unknown" if error.may_have_happened else "refused"
+            except StoreError as error:
+                assert not isinstance(error, KeyReused)  # noqa: PT017  # a law, not an expected error
+                each.answer = "refused"
+            else:
+                each.answer, each.ids = "accepted", accepted.ids
+            self.truth.log("answered", each.subject, each.answer, *each.ids)
+            if each.answer == "accepted":
+                return
+            await trio.sleep(self.dice.uniform(0.0, 30.0))
+
+    def _about(self) -> dict[str, object]:
+        now, about = wall(), {}
+        if self.dice.random() < 0.15:
+            about["send_at"] = datetime.fromtimestamp(now + self.dice.uniform(0.0, 1_200.0), UTC)
+        elif self.dice.random() < 0.15:
+            about["expires_at"] = datetime.fromtimestamp(now + self.dice.uniform(0.0, 300.0), UTC)
+        return {**about, "on_doubt": self.dice.choice((None, OnDoubt.HOLD, OnDoubt.RESEND, OnDoubt.RESEND))}
+
+    def _mail(self, subject: str, about: dict[str, object]) -> Mail:
+        return Mail(
+            to=(Address(email="ann@example.com"),),
+            from_=Address(email="shop@example.org"),
+            subject=subject,
+            content=(Content(type="text/plain", value="x"),),
+            **about,  # type: ignore[arg-type]  # fields of Mail
+        )
+
+    # people and worse
+
+    async def _person(self) -> None:
+        """Somebody who looks at what is held, and a vendor's webhook."""
+        while True:
+            await trio.sleep(self.dice.expovariate(1 / 8))
+            verb = self.dice.choice((Verb.RELEASE, Verb.RELEASE, Verb.SETTLE, Verb.DISCARD, Verb.REPLAY, Verb.CANCEL))
+            rows = [
+                row
+                for row in await self._ledger.find(Filter(), None, 100)
+                if not row.state.ended or self.dice.random() < 0.2
+            ]
+            instance = self.dice.choice(list(self._instances.values()))
+            if not rows or not instance.serving:
+                continue
+            try:
+                chosen = [row.id for row in rows if row.state is State.HELD or self.dice.random() < 0.1]
+                done = await instance.ledger.act(chosen, verb, "olga")
+                await instance.clerk.put([row for row, did in done.values() if did and row.state is State.QUEUED])
+                await self._webhook(instance)
+            except (StoreError, Died):
+                continue
+
+    async def _webhook(self, instance: Instance) -> None:
+        taken = [asked for calls in self.truth.asked.values() for asked in calls if asked.message_id]
+        if taken and self.dice.even():
+            asked = self.dice.choice(taken)
+            self.truth.log("webhook", asked.vendor, asked.id)
+            await instance.ledger.settle(asked.id, Receipt(asked.message_id), asked.vendor)
+
+    async def _nemesis(self) -> None:
+        deeds = [self._kill, self._drain, self._pause, self._reload, self._cut_off, self._freeze]
+        deeds = self.dice.sample(deeds, self.dice.randint(0, len(deeds)))
+        pace = self.dice.choice((10, 30, 100))
+        while deeds:
+            await trio.sleep(self.dice.expovariate(1 / pace))
+            instance = self.dice.choice(list(self._instances.values()))
+            if instance.serving:
+                deed = self.dice.choice(deeds)
+                self.truth.log("nemesis", deed.__name__)
+                await deed(instance)
+
+    async def _kill(self, instance: Instance) -> None:
+        instance.kill()
+
+    async def _drain(self, instance: Instance) -> None:
+        instance.drain(self.dice.choice((0.0, 5.0, 30.0)))
+
+    async def _reload(self, instance: Instance) -> None:
+        instance.reload()
+
+    async def _pause(self, _: Instance) -> None:
+        name = self.dice.choice([ALL, *(vendor.name for vendor in self._vendors)])
+        await self._ledger.pause(name, self.dice.choice(("olga", None)))
+
+    async def _freeze(self, instance: Instance) -> None:
+        instance.network.frozen_until = trio.current_time() + self.dice.uniform(QUIET, STALL)
+
+    async def _cut_off(self, instance: Instance) -> None:
+        instance.network.down = True
+        await trio.sleep(self.dice.uniform(0.0, 60.0))
+        instance.network.down = False
+
+    # rest
+
+    async def _calm_down(self) -> None:
+        self.truth.log("calm")
+        self.dice.calm = True
+        for pause in await self._ledger.pauses():
+            await self._ledger.pause(pause.provider, None)
+        for instance in self._instances.values():
+            instance.network.down = False
+            instance.reload()
+
+    async def _rest(self) -> None:
+        """Until everything has ended or waits for a person, and nobody has anything in hand."""
+        give_up = trio.current_time() + REST
+        while trio.current_time() < give_up:
+            await trio.sleep(LOOK)
+            rows = await self._ledger.find(Filter(), None, 1_000)
+            in_hand = sum(instance.guard.held for instance in self._instances.values())
+            if not in_hand and all(row.state.ended or row.state is State.HELD for row in rows):
+                return

@@ -1,0 +1,112 @@
+"""Each rule that keeps the promises, left out: the laws of the simulation must notice within fifty seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import pytest
+import trio
+
+from postman.clerk import Clerk
+from postman.delivery import ELSEWHERE, Delivery
+from postman.guard import Hold
+from postman.intake import Intake
+from postman.ledger import Call, Claim, End, Ended, EndKind, Now, Overdue, Row, State, Unclaimable, Verb
+from postman.ledgers import rows
+from postman.mail import Id
+from postman.postbox import Turn
+from postman.testing.simulation import Parts, SimulatedLedger, simulate
+
+SEEDS = 50
+
+
+class NoFence(SimulatedLedger):
+    """An end counts for whatever call is the newest."""
+
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
+        if after is not None:
+            after = Ended(self._newest(after.claim), after.end)
+        return await super().claim(id, calls, after, owner=owner)
+
+    async def finish(self, claim: Claim, end: End) -> Row:
+        return await super().finish(self._newest(claim), end)
+
+    def _newest(self, claim: Claim) -> Claim:
+        row = self._rows.get(claim.id)
+        assert row is not None
+        return msgspec.structs.replace(claim, fence=row.fence)
+
+
+class FailsOverOnAnUnknownOutcome(Delivery):
+    async def _call(self, claim: Claim, asked_at: float, turn: Turn, hold: Hold) -> End:
+        end = await super()._call(claim, asked_at, turn, hold)
+        return msgspec.structs.replace(end, kind=EndKind.UNAVAILABLE) if end.kind is EndKind.UNKNOWN else end
+
+
+class FailsOverWithoutANewClaim(Delivery):
+    async def _call(self, claim: Claim, asked_at: float, turn: Turn, hold: Hold) -> End:
+        end = await super()._call(claim, asked_at, turn, hold)
+        other = next((call for call in turn.calls() if call.ready and call.provider != claim.call.provider), None)
+        if other is None or end.kind not in ELSEWHERE:
+            return end
+        return await super()._call(msgspec.structs.replace(claim, call=other), asked_at, turn, hold)
+
+
+class NoClerk(Clerk):
+    async def round(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class MarksALiveCallAsDoubt(SimulatedLedger):
+    async def overdue(self, limit: int) -> Overdue:
+        sending = tuple(row for row in self._rows.live() if row.state is State.SENDING)
+        return msgspec.structs.replace(await super().overdue(limit), lapsed=sending)
+
+    async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
+        await trio.lowlevel.checkpoint()
+        now = self._clock()
+        return rows.act(self._rows, ids, verb, who, self.policy, Now(now.wall, math.inf))
+
+
+class DropsTheOwnersLateEnd(SimulatedLedger):
+    async def finish(self, claim: Claim, end: End) -> Row:
+        row = self._rows.get(claim.id)
+        assert row is not None
+        return await super().finish(claim, end) if row.state is State.SENDING else row
+
+
+class Answers503AfterTheCommit(Intake):
+    async def _is_there(self, id: Id, client: str) -> bool | None:
+        await trio.lowlevel.checkpoint()
+        return False
+
+
+class ForgetsWhoOwnsAClaim(SimulatedLedger):
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
+        return await super().claim(id, calls, after)
+
+
+MUTATIONS = {
+    "no fence": Parts(ledger=NoFence),
+    "failing over on an unknown outcome": Parts(delivery=FailsOverOnAnUnknownOutcome),
+    "failing over without a new claim": Parts(delivery=FailsOverWithoutANewClaim),
+    "no clerk": Parts(clerk=NoClerk),
+    "a live call marked as doubt": Parts(ledger=MarksALiveCallAsDoubt),
+    "the owner's late end dropped": Parts(ledger=DropsTheOwnersLateEnd),
+    "503 after the commit": Parts(intake=Answers503AfterTheCommit),
+    "a claim not given again to its owner": Parts(ledger=ForgetsWhoOwnsAClaim),
+}
+
+
+@pytest.mark.parametrize("parts", MUTATIONS.values(), ids=MUTATIONS)
+def test_the_laws_notice_within_fifty_seeds(parts: Parts) -> None:
+    for seed in range(SEEDS):
+        if simulate(seed, parts).broken:
+            return
+    pytest.fail(f"nothing is broken in {SEEDS} seeds")
