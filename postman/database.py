@@ -208,7 +208,7 @@ class Database:
                     self._transact([job])
                 return
             for job in batch:
-                job.fail(translated(error, self.path) if isinstance(error, apsw.Error) else error)
+                job.fail(translated(error, self.path) if isinstance(error, apsw.Error | UnicodeDecodeError) else error)
         else:
             self.commits += 1
             self._unwritable &= self.connection.total_changes() == before

@@ -138,9 +138,10 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("user_version", number)
 
 
-_TRANSLATION: tuple[tuple[type[apsw.Error], type[StoreError], str], ...] = (
+_TRANSLATION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (apsw.ConstraintError, IdTaken, "a letter with this id exists"),
     (apsw.FullError, StoreFull, "the disk is full; nothing was changed"),
+    (UnicodeDecodeError, StoreRefused, "the file is damaged and was kept as it is; restore it from a copy"),
     (apsw.CorruptError, StoreRefused, "the file is damaged and was kept as it is; restore it from a copy"),
     (apsw.NotADBError, StoreRefused, "this is no SQLite file, and was kept as it is; name another one"),
     (apsw.ReadOnlyError, StoreRefused, "the file cannot be written; mend its permissions or the file system"),

@@ -36,7 +36,7 @@ from postman.provider import Receipt
 OVERDUE = 60.0
 """Seconds after which a letter that is due and has a note counts as `waiting`."""
 
-UNREADABLE = (msgspec.DecodeError, ValueError, OverflowError)
+UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)
 """What decoding damaged bytes may raise."""
 
 _encoder = msgspec.msgpack.Encoder()
