@@ -26,7 +26,7 @@ REDIRECTS: Final = 5
 _log = structlog.get_logger()
 
 _NOT_NOW: Final = frozenset(
-    {"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "READONLY", "MOVED", "ASK"}
+    {"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "READONLY", "MOVED", "ASK"}
     | {"NOAUTH", "WRONGPASS"}
 )
 """Refused before anything was done; may be otherwise later, or when a person has seen to it."""
@@ -111,8 +111,8 @@ class Client:
             return answers
 
     async def keep_connected(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Connect, again and again. What the first try fails with is raised."""
-        wire = await self._connect()
+        """Connect, again and again. What the first try fails with is raised; a server that is loading is waited for."""
+        wire = await self._connect_when_loaded()
         task_status.started()
         while True:
             self._tell(wire, None)
@@ -121,6 +121,17 @@ class Client:
             _log.warning("the connection to Redis is renewed", server=str(self._address), reason=wire.broken)
             self._tell(None, None)
             wire = await self._reconnect()
+
+    async def _connect_when_loaded(self) -> Wire:
+        told = False
+        while True:
+            try:
+                return await self._connect()
+            except _Loading as error:
+                if not told:
+                    _log.warning("waiting for Redis to load what it has", reason=str(error))
+                told = True
+                await trio.sleep(PAUSES[0] * random.uniform(1, 5))  # noqa: S311  # spreads many clients
 
     async def _reconnect(self) -> Wire:
         pause = PAUSES[0]
@@ -202,6 +213,8 @@ class Client:
             return StoreFull(text)
         if code == "NOSCRIPT":
             return _UnknownScript(text)
+        if code == "LOADING":
+            return _Loading(text)
         if code in _NOT_NOW:
             return StoreUnavailable(text)
         return StoreError(text)
@@ -209,6 +222,10 @@ class Client:
 
 class _UnknownScript(StoreError):
     """The server was restarted, or its scripts were flushed; nothing was done."""
+
+
+class _Loading(StoreUnavailable):
+    """The server was started and reads its files; that ends by itself."""
 
 
 @asynccontextmanager
