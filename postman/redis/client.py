@@ -258,4 +258,5 @@ def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
 
 
 def _in_words(error: BaseException) -> str:
-    return hide(str(error)) or type(error).__name__
+    """What it says; that of TLS stands in the cause."""
+    return hide(str(error) or str(error.__cause__ or "")) or type(error).__name__

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,10 +19,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from postman.database import open_database
 from postman.ledger import Call, Claim, End, Ended, EndKind, Ledger, Policy, State, Verb
 from postman.ledgers.memory import MemoryLedger
+from postman.ledgers.redis import redis_ledger
 from postman.ledgers.sqlite import ledger_on
 from postman.mail import Id, OnDoubt
 from postman.provider import Receipt
+from postman.redis.address import Address
 from postman.testing.check_ledger import Scene
+from postman.testing.redis_server import find_server, redis_server
 from postman.testing.standing_clock import StandingClock
 
 POLICY = Policy(max_attempts=3, give_up_after=50_000.0, resend_after=60.0)
@@ -225,7 +229,17 @@ class SqliteBesideModel(LedgerBesideModel):
                 yield ledger
 
 
+class RedisBesideModel(LedgerBesideModel):
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Ledger]:
+        with TemporaryDirectory() as directory, redis_server(Path(directory)) as server:
+            async with redis_ledger(Address("127.0.0.1", server.port), POLICY, self.clock) as ledger:
+                yield ledger
+
+
 TestMemory = MemoryBesideModel.TestCase
 TestMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSqlite = SqliteBesideModel.TestCase
 TestSqlite.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestRedis = pytest.mark.skipif(find_server() is None, reason="no Redis here")(RedisBesideModel.TestCase)
+TestRedis.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)

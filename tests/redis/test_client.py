@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ import hiredis
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 from postman.ledger import Policy, State
@@ -328,3 +331,38 @@ async def test_databases_are_apart(redis_process: RedisServer, redis: Address) -
     async with open_client(redis) as zero_client, open_client(one) as one_client:
         await one_client.ask(("SET", f"{redis.prefix}x", 1))
         assert await zero_client.ask(("EXISTS", f"{redis.prefix}x")) == [0]
+
+
+async def test_tls_is_spoken_and_the_certificate_is_checked(
+    redis: Address, redis_process: RedisServer, tmp_path: Path
+) -> None:
+    ours, others = trustme.CA(), trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.issue_cert("localhost").configure_cert(context)
+
+    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
+        server = await trio.open_tcp_stream("127.0.0.1", redis_process.port)
+        async with stream, server, trio.open_nursery() as pumps:
+            pumps.start_soon(pump, stream, server)
+            pumps.start_soon(pump, server, stream)
+
+    async def pump(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in source:
+                await sink.send_all(data)
+        await trio.aclose_forcefully(sink)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_ssl_over_tcp, serve, 0, context)
+        port = listeners[0].transport_listener.socket.getsockname()[1]
+        for ca, trusted in ((ours, True), (others, False)):
+            ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+            settings = RedisSettings(url=f"rediss://localhost:{port}", ca_file=tmp_path / "ca.pem")
+            with (
+                contextlib.nullcontext()
+                if trusted
+                else pytest.raises(StoreUnavailable, match="certificate verify failed")
+            ):
+                async with open_client(address_of(settings)) as client:
+                    assert await client.commit(COUNT, [f"{redis.prefix}count"]) == 1
+        nursery.cancel_scope.cancel()
