@@ -4,3 +4,8 @@ wire.py is one stream, client.py renews it and runs scripts, address.py says whe
 The parser is hiredis. Commands of all tasks go out together and answers are matched in order, so a cancelled task
 cannot disturb another one: its answer is read and dropped.
 """
+
+from importlib.util import find_spec
+
+if find_spec("hiredis") is None:
+    raise ImportError("the parser hiredis is not installed; run: pip install 'postman-mail[redis]'")

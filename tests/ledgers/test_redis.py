@@ -15,6 +15,7 @@ from postman.kind import Surroundings
 from postman.ledger import Call, Claim, End, Ended, EndKind, Filter, Ledger, Now, Policy, State, Unclaimable, Verb
 from postman.ledgers.redis import RedisLedger, RedisLedgerSettings, open_both, open_ledger, redis_ledger
 from postman.mail import Id
+from postman.provider import Receipt
 from postman.queue import Queue
 from postman.queues.redis import RedisQueue, RedisQueueSettings, redis_queue
 from postman.redis.address import Address
@@ -108,6 +109,16 @@ async def test_what_another_process_did_is_seen_though_the_claim_is_in_hand(redi
         assert not await scene.act(claim.id, Verb.CANCEL)
         assert (await there.finish(newer, ACCEPTED)).state is State.SENT
         assert (await here.finish(claim, End(EndKind.REJECTED, "wrong"))).state is State.SENT
+
+
+async def test_what_is_in_hand_is_not_told_for_what_the_ledger_says(redis: Address) -> None:
+    clock = StandingClock()
+    async with redis_ledger(redis, Policy(), clock) as here, redis_ledger(redis, Policy(), clock) as there:
+        scene = Scene(here, clock)
+        first = await scene.claim(await scene.queued())
+        await scene.claim(first.id, after=Ended(first, UNAVAILABLE))
+        await there.settle(first.id, Receipt("m-1"), "webhook")
+        assert (await here.finish(first, UNAVAILABLE)).state is State.SENT
 
 
 async def test_of_three_processes_one_gets_each_claim(redis: Address) -> None:

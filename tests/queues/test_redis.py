@@ -59,6 +59,13 @@ async def test_a_put_wakes_the_takers_of_another_process_before_they_would_look(
                 await here.put(notes(1))
 
 
+async def test_a_note_is_not_shown_a_moment_too_early(redis: Address) -> None:
+    async with redis_queue(redis, 60.0, lambda: 100.0) as queue:
+        await queue.put(notes(1), 0.0004)
+        statistics = await queue.statistics()
+        assert (sum(statistics.ready), statistics.delayed) == (0, 1), "its letter could not be claimed yet"
+
+
 async def test_who_may_not_hear_messages_is_served_all_the_same(mortal_redis: RedisServer) -> None:
     mortal_redis.ask("ACL", "SETUSER", "default", "resetchannels")
     async with redis_queue(Address("127.0.0.1", mortal_redis.port), 60.0) as queue:

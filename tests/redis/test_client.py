@@ -7,7 +7,7 @@ import random
 import signal
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +39,9 @@ def address(port: int, **more: object) -> Address:
 
 
 @asynccontextmanager
-async def a_server_that_says(*answers: bytes, loading: int = 0) -> AsyncGenerator[int]:
-    """Lets everybody in who comes after it is loaded, then answers with these, the last again and again."""
-    rest, greetings = list(answers), [b"-LOADING the dataset\r\n"] * loading
+async def a_server_that_says(*answers: bytes, greetings: Sequence[bytes] = ()) -> AsyncGenerator[int]:
+    """Greets with `greetings`, lets in who comes then, and answers with these, the last again and again."""
+    rest, first = list(answers), list(greetings)
 
     async def serve(stream: trio.SocketStream) -> None:
         reader = hiredis.Reader()
@@ -52,7 +52,7 @@ async def a_server_that_says(*answers: bytes, loading: int = 0) -> AsyncGenerato
                     case b"HELLO":
                         await stream.send_all(b"%1\r\n+role\r\n+master\r\n")
                     case b"EXISTS":
-                        await stream.send_all(greetings.pop() if greetings else b":0\r\n")
+                        await stream.send_all(first.pop(0) if first else b":0\r\n")
                     case _:
                         await stream.send_all(rest.pop(0) if len(rest) > 1 else rest[0])
 
@@ -239,7 +239,8 @@ async def answers(ask: Callable[..., object]) -> None:
 
 
 async def test_a_server_that_is_still_loading_is_waited_for() -> None:
-    async with a_server_that_says(b":7\r\n", loading=3) as port, open_client(address(port)) as client:
+    loading = [b"-LOADING the dataset\r\n"] * 3
+    async with a_server_that_says(b":7\r\n", greetings=loading) as port, open_client(address(port)) as client:
         assert await client.ask(("PING",)) == [7]
 
 
@@ -312,6 +313,18 @@ async def test_in_a_cluster_the_node_that_has_our_keys_is_found_and_has_them_all
             await scene.end(id, ACCEPTED)
             assert (await ledger.statistics()).states == {State.SENT: 1}
         assert owner.ask("EXISTS", f"{{postman}}:letter:{id}") == 1
+
+
+async def test_when_the_node_of_a_cluster_that_had_our_keys_is_gone_the_first_one_is_asked_again(
+    mortal_redis: RedisServer,
+) -> None:
+    moved = [f"-MOVED 5 127.0.0.1:{mortal_redis.port}\r\n".encode()]
+    async with a_server_that_says(b":7\r\n", greetings=moved) as port, open_client(address(port)) as client:
+        assert await client.ask(("PING",)) == [b"PONG"]
+        mortal_redis.kill()
+        with trio.fail_after(10):
+            await answers(client.ask)
+        assert await client.ask(("PING",)) == [7]
 
 
 async def test_a_wrong_password_is_refused_at_start_and_not_repeated(mortal_redis: RedisServer) -> None:
