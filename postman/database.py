@@ -34,7 +34,8 @@ GATHER: Final = 0.002
 """Seconds in which a busy writer lets operations gather: a commit of three takes nearly as much CPU as one of fifty."""
 BUSY: Final = 4
 """It is busy when so many operations were in the last commit; so a client that is alone does not wait for others."""
-ROWS_PER_STATEMENT: Final = (64, 8, 1)
+ROWS_PER_STATEMENT: Final = (64, 32, 16, 8, 4, 2, 1)
+"""Powers of two: few statements for any number of rows, and few texts, so that SQLite keeps them all prepared."""
 
 _UNWRITABLE: Final = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
 

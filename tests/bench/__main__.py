@@ -3,10 +3,10 @@
     uv run python -m tests.bench                      # rates, about three minutes
     uv run python -m tests.bench --memory 100000      # does memory stay flat?
 
-What is measured is the real `postman serve` on SQLite, on one core with all its threads; the load, and a vendor that
-answers as SendGrid does, have the other cores. Every figure is the median of several rounds, and in each round
-everything is measured once, so that what else the machine does meets all alike. Beside the rates stands the CPU that
-the measured process took for each mail: it hardly depends on what else runs.
+What is measured is the real `postman serve` on SQLite; the load, and a vendor that answers as SendGrid does, are kept
+off the first core, so that they do not take it from the event loop. Every figure is the median of several rounds, and
+in each round everything is measured once, so that what else the machine does meets all alike. Beside the rates stands
+the CPU that the measured process took for each mail, all its threads: the rate of one core, whatever else runs.
 
 Ceilings: (a) is the same server and endpoint, which checks the mails and drops them; (b) is a bare HTTP client that
 posts the same bodies to the same vendor with as many calls at a time as the service has workers.

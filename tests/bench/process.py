@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 _ALL = sorted(os.sched_getaffinity(0))
-SUBJECT = {_ALL[0]}
-"""The core of what is measured, all its threads."""
+SUBJECT = set(_ALL)
+"""The cores of what is measured: all, as in earnest."""
 OTHERS = set(_ALL[1:]) or SUBJECT
-"""The cores of the load and of the vendor."""
+"""The cores of the load and of the vendor, so that one is left to what is measured."""
 
 _PATIENCE = 20.0
 _TICK: float = os.sysconf("SC_CLK_TCK")
