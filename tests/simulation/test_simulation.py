@@ -41,7 +41,18 @@ def test_every_kind_of_trouble_and_of_end_comes_up() -> None:
     """The laws would hold as well if nothing happened."""
     lines = "\n".join(line for seed in range(60) for line in simulate(seed).lines)
     events = re.sub(" 0x[0-9a-f]+", "", lines)
-    wanted = ["kill", "drain", "pause", "reload", "cut_off", "freeze", "bug", "webhook", "granted again", "answered 0.1"]
+    wanted = [
+        "kill",
+        "drain",
+        "pause",
+        "reload",
+        "cut_off",
+        "freeze",
+        "bug",
+        "webhook",
+        "granted again",
+        "answered 0.1",
+    ]
     wanted += ["lapse in-doubt", "decide held", "decide queued", "release", "settle", "discard", "replay", "cancel"]
     wanted += [f"ended {fence} {kind}" for kind in EndKind for fence in (1, 2)]
     assert [word for word in wanted if word not in events] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from postman.postbox import Postbox
 from postman.queue import Queue
 from postman.room import Room
 from postman.testing.simulation.dice import Dice
-from postman.testing.simulation.stores import Network, ShakyLedger, ShakyQueue, SimulatedLedger
+from postman.testing.simulation.stores import Network, ShakyLedger, ShakyQueue, SimulatedLedger, wall
 from postman.testing.simulation.truth import Truth
 from postman.testing.simulation.vendor import Plug, Vendor
 from postman.worker import work
@@ -44,6 +44,22 @@ class Parts:
     clerk: type[Clerk] = Clerk
 
 
+@dataclass(frozen=True)
+class Outside:
+    """What outlives an instance.
+
+    Attributes:
+        nursery: where what is left of it when it is killed comes to rest.
+    """
+
+    ledger: SimulatedLedger
+    queue: Queue
+    vendors: Sequence[Vendor]
+    dice: Dice
+    truth: Truth
+    nursery: trio.Nursery
+
+
 class Died(BaseException):
     """The instance is dead: nothing that it would do happens."""
 
@@ -54,35 +70,20 @@ class Instance:
     Args:
         number: of the node.
         parts: what it is made of.
-        ledger: outlives it.
-        queue: outlives it.
-        vendors: outlive it.
-        nursery: where what is left of it when it is killed comes to rest.
-        wall: seconds since 1970.
+        outside: where it is.
     """
 
-    def __init__(  # noqa: PLR0913  # a house has parts
-        self,
-        number: int,
-        parts: Parts,
-        *,
-        ledger: SimulatedLedger,
-        queue: Queue,
-        vendors: Sequence[Vendor],
-        dice: Dice,
-        truth: Truth,
-        nursery: trio.Nursery,
-        wall: Callable[[], float],
-    ) -> None:
+    def __init__(self, number: int, parts: Parts, outside: Outside) -> None:
+        dice, truth, vendors = outside.dice, outside.truth, outside.vendors
         self.network = Network(dice, truth, self)
-        self.ledger = ShakyLedger(ledger, self.network)
+        self.ledger = ShakyLedger(outside.ledger, self.network)
         self.ended = trio.Event()
         self.guard = Guard()
-        self._queue = ShakyQueue(queue, self.network)
+        self._queue = ShakyQueue(outside.queue, self.network)
         self._vendors = vendors
         self._dice = dice
         self._truth = truth
-        self._nursery = nursery
+        self._nursery = outside.nursery
         self._scope = trio.CancelScope()
         self._dead = False
         self._workers = dice.randint(1, 8)

@@ -35,6 +35,13 @@ from postman.testing.simulation.truth import Truth
 PACE = 0.1
 """Seconds at most to a store and back, when all is well."""
 
+EPOCH = 1_800_000_000.0
+
+
+def wall() -> float:
+    """Seconds since 1970."""
+    return EPOCH + trio.current_time()
+
 
 class Bug(Exception):
     """A planned bug of ours."""
