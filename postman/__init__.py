@@ -21,8 +21,8 @@ The floors, from the street up; imports run downwards only:
 - the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`
 - the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
 - between them: `clerk`
-- contracts: `ledger` (with `transitions`, what may happen to a row), `queue`, `provider`, `kind` and `hookspecs`
-  (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
+- contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
+  `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
 - implementations: `ledgers/`, `queues/`; providers are plugins, found by `registry`
 - libraries that know nothing of the house: `breaker`, `guard`, `flake`, `bucket`
 

@@ -21,8 +21,9 @@ import trio
 
 from postman import journal
 from postman.errors import StoreError
-from postman.ledger import Ledger, Row, State, Verb
+from postman.ledger import Ledger
 from postman.queue import MAX_DELAY, Note, Queue
+from postman.row import Row, State, Verb
 
 _log = structlog.get_logger()
 

@@ -16,9 +16,10 @@ import click
 import msgspec
 
 from postman.client import Client, Refused, Unreachable
-from postman.ledger import ALL, State, Verb
+from postman.ledger import ALL
 from postman.options import asks_service, show
 from postman.query import FROM_STATES, MOST
+from postman.row import State, Verb
 
 PAGE = 200
 """Mails asked for at once."""

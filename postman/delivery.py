@@ -21,11 +21,12 @@ from postman.breaker import BreakerOpen
 from postman.errors import LeaseLost, ProviderError, StoreFull, StoreRefused, StoreUnavailable, TooLate
 from postman.failpoint import failpoint
 from postman.guard import Guard, Hold
-from postman.ledger import Claim, End, Ended, EndKind, Ledger, Row, State, Unclaimable
+from postman.ledger import Claim, Ended, Ledger, Unclaimable
 from postman.mail import Id
 from postman.postbox import Turn
 from postman.provider import Attempt, Phase, boottime
 from postman.queue import MAX_DELAY, Lease, Note, Queue
+from postman.row import End, EndKind, Row, State
 from postman.wall import Stopped, ask, end_of
 
 _log = structlog.get_logger()

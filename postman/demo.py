@@ -16,7 +16,7 @@ import trio
 
 from postman.config import load
 from postman.delivery import Called
-from postman.ledger import EndKind, State
+from postman.row import EndKind, State
 from postman.service import run
 
 CONFIG = """\

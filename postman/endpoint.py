@@ -24,9 +24,10 @@ from postman.failpoint import failpoint
 from postman.host import host_of, is_loopback
 from postman.intake import Intake
 from postman.keyring import Client, Keyring
-from postman.ledger import Ledger, Row, State, Verb
+from postman.ledger import Ledger
 from postman.parse import parse
 from postman.problem import Problem, not_now, problem_of
+from postman.row import Row, State, Verb
 
 _NOBODY = Client("", frozenset())
 _log = structlog.get_logger()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from postman.ledger import Entry, Row, State
 from postman.mail import OnDoubt
+from postman.row import Entry, Row, State
 
 
 def document(row: Row, now: float) -> dict[str, Any]:

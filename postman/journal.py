@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from postman.ledger import Row, State
+from postman.row import Row, State
 
 _log = structlog.get_logger()
 

@@ -16,11 +16,12 @@ from postman.clerk import Clerk
 from postman.errors import StoreError
 from postman.guard import Guard
 from postman.intake import Intake
-from postman.ledger import ALL, Ledger, LedgerStatistics, Pause, Row
+from postman.ledger import ALL, Ledger, LedgerStatistics, Pause
 from postman.postbox import Postbox
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
+from postman.row import Row
 from postman.server import Server
 
 _log = structlog.get_logger()

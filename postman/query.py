@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from postman.address import BadAddress, parse_email
-from postman.ledger import ALL, Filter, State, Verb
+from postman.ledger import ALL, Filter
 from postman.mail import Id
 from postman.reader import Fields, Invalid, Reader, Value, as_object, decode
+from postman.row import State, Verb
 
 MOST = 500
 """Letters in one answer, or acted upon by one request."""

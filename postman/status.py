@@ -9,8 +9,9 @@ import msgspec
 
 from postman.breaker import State as BreakerState
 from postman.carrier import CarrierStatistics
-from postman.ledger import ALL, LedgerStatistics, Pause, State
+from postman.ledger import ALL, LedgerStatistics, Pause
 from postman.queue import QueueStatistics
+from postman.row import State
 from postman.server import ServerStatistics
 
 LATE = 300.0

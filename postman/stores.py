@@ -10,9 +10,10 @@ import msgspec
 from postman.config import Config
 from postman.errors import ConfigError
 from postman.kind import Surroundings
-from postman.ledger import Ledger, Policy
+from postman.ledger import Ledger
 from postman.queue import Queue
 from postman.registry import Setup
+from postman.row import Policy
 from postman.wire import ClientFactory
 
 

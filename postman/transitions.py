@@ -19,22 +19,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from postman.ledger import (
-    HISTORY_ENDS,
-    Call,
-    End,
-    Ended,
-    EndKind,
-    Entry,
-    Now,
-    Policy,
-    Row,
-    State,
-    Verb,
-)
+from postman.ledger import Call, Ended
 from postman.mail import Letter, OnDoubt
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
+from postman.row import HISTORY_ENDS, End, EndKind, Entry, Now, Policy, Row, State, Verb
 
 MAX_CRASHES = 3
 """A letter whose calls were cut by so many crashes or stalls is given up."""

@@ -24,9 +24,9 @@ from postman.errors import (
     TooLate,
 )
 from postman.guard import Cut, Hold
-from postman.ledger import End, EndKind
 from postman.mail import Letter
 from postman.provider import Attempt, Phase, Receipt, Refusal
+from postman.row import End, EndKind
 
 _log = structlog.get_logger()
 

@@ -22,12 +22,13 @@ from postman.errors import ConfigError
 from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring, new_key
-from postman.ledger import Call, Claim, End, EndKind, Row, Verb
+from postman.ledger import Call, Claim
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id
 from postman.options import url_of
 from postman.query import MOST
 from postman.queues.memory import memory_queue
+from postman.row import End, EndKind, Row, Verb
 from postman.server import Server, open_listeners
 from postman.testing.letters import a_letter
 

@@ -27,13 +27,14 @@ from postman.errors import (
     StoreUnavailable,
 )
 from postman.guard import Guard
-from postman.ledger import Claim, End, Filter, Now, Policy, Row, State
+from postman.ledger import Claim, Filter
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt, Refusal
 from postman.queue import Note
 from postman.queues.memory import MemoryQueue, memory_queue
+from postman.row import End, Now, Policy, Row, State
 
 LETTER = Id("0x587e6d1522401000")
 

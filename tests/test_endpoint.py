@@ -26,12 +26,13 @@ from postman.errors import ConfigError, KeyReused, StoreFull, StoreUnavailable
 from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring, NewKey, new_key
-from postman.ledger import Accepted, Call, Claim, End, EndKind, Filter, Row, State, Verb
+from postman.ledger import Accepted, Call, Claim, Filter
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import Note
 from postman.queues.memory import MemoryQueue, memory_queue
+from postman.row import End, EndKind, Row, State, Verb
 
 MAIL: dict[str, Any] = {
     "to": [{"email": "ann@example.com"}],

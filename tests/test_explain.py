@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from postman.explain import document, next_step, rfc3339, summary
-from postman.ledger import Entry, Row, State
 from postman.mail import Id, OnDoubt
 from postman.provider import Refusal
+from postman.row import Entry, Row, State
 
 NOW = 1_800_000_000.0
 ROW = Row(

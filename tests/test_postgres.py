@@ -17,12 +17,13 @@ import pytest
 import trio
 
 from postman.errors import ConfigError, StoreRefused, StoreUnavailable
-from postman.ledger import Call, Claim, Filter, Policy, Row, State, present
+from postman.ledger import Call, Claim, Filter
 from postman.ledgers.postgres import PostgresLedger, ledger_on
 from postman.ledgers.postgres_rows import key_of
 from postman.mail import Id, Letter
 from postman.postgres_server import MIGRATIONS, Server, open_side, prepare
 from postman.queues.postgres import PostgresQueue, queue_on
+from postman.row import Policy, Row, State, present
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.postgres_server import PostgresServer
@@ -374,7 +375,8 @@ async def hang(over: threading.Event) -> None:
 
 CLAIMER = """
 import sys, trio
-from postman.ledger import Claim, Policy
+from postman.ledger import Claim
+from postman.row import Policy
 from postman.ledgers.postgres import ledger_on
 from postman.postgres_server import Server, open_side
 from postman.testing.check_ledger.scene import LAMDA

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postman import transitions
-from postman.ledger import HISTORY_ENDS, Call, Claim, End, Ended, EndKind, Entry, Now, Policy, Row, State, Verb
+from postman.ledger import Call, Claim, Ended
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
+from postman.row import HISTORY_ENDS, End, EndKind, Entry, Now, Policy, Row, State, Verb
 
 NOW = Now(wall=1_000_000.0, steady=5_000.0)
 POLICY = Policy(max_attempts=3, give_up_after=10_000.0, resend_after=60.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from postman.ledger import EndKind
 from postman.provider import Phase
+from postman.row import EndKind
 from postman.wall import end_of, may_have_been_accepted
 
 

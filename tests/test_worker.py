@@ -13,7 +13,6 @@ from postman.carrier import Carrier, Terms, blame
 from postman.delivery import Delivery
 from postman.errors import ProviderUnavailable, StoreUnavailable
 from postman.guard import Guard
-from postman.ledger import Now, State
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail
 from postman.postbox import Postbox
@@ -21,6 +20,7 @@ from postman.provider import Attempt, Receipt
 from postman.queue import Note
 from postman.queues.memory import MemoryQueue, memory_queue
 from postman.room import Room
+from postman.row import Now, State
 from postman.worker import work
 
 

@@ -14,31 +14,24 @@ from postman import transitions
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import (
-    BODY_NOT_NEEDED,
     Accepted,
     Call,
     Claim,
-    End,
     Ended,
     Filter,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
-    Now,
     Overdue,
     Pause,
-    Policy,
-    Row,
-    State,
     Unclaimable,
-    Verb,
     Which,
-    present,
 )
 from postman.ledgers import rows
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
+from postman.row import BODY_NOT_NEEDED, End, Now, Policy, Row, State, Verb, present
 
 
 class MemoryLedger:

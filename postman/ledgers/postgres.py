@@ -21,19 +21,14 @@ from postman.ledger import (
     Accepted,
     Call,
     Claim,
-    End,
     Ended,
     Filter,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
-    Now,
     Overdue,
     Pause,
-    Policy,
-    Row,
     Unclaimable,
-    Verb,
 )
 from postman.ledgers import rows
 from postman.ledgers.postgres_lists import PostgresLists
@@ -45,6 +40,7 @@ from postman.postgres_server import Server, open_side, prepare
 from postman.provider import Receipt
 from postman.queue import Note, Queue
 from postman.queues.postgres import PostgresQueue, PostgresQueueSettings, queue_on, server_of
+from postman.row import End, Now, Policy, Row, Verb
 
 
 class PostgresLedger:

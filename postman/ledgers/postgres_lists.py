@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from postman.ledger import Filter, LedgerStatistics, Now, Overdue, Pause, Row
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.ledgers import rows
 from postman.ledgers.postgres_rows import (
     DOUBLED,
@@ -25,6 +25,7 @@ from postman.ledgers.postgres_rows import (
 from postman.mail import Id
 from postman.postgres_connection import Connection
 from postman.queue import MAX_DELAY
+from postman.row import Now, Row
 
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""

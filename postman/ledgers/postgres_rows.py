@@ -16,13 +16,14 @@ from typing import Any, Final
 import msgspec
 
 from postman import transitions
-from postman.ledger import BODY_NOT_NEEDED, Now, Policy, Row, State, Which
+from postman.ledger import Which
 from postman.ledgers import rows
 from postman.mail import Id
 from postman.postgres import Job
 from postman.postgres_connection import Connection
 from postman.queue import Note
 from postman.queues.postgres_moves import insert_notes
+from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
 
 STATES: Final = tuple(State)
 NUMBERS: Final = {state: number for number, state in enumerate(STATES)}

@@ -16,24 +16,7 @@ from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.ledger import (
-    Accepted,
-    Call,
-    Claim,
-    End,
-    Ended,
-    Filter,
-    Ledger,
-    LedgerStatistics,
-    Now,
-    Overdue,
-    Pause,
-    Policy,
-    Row,
-    State,
-    Unclaimable,
-    Verb,
-)
+from postman.ledger import Accepted, Call, Claim, Ended, Filter, Ledger, LedgerStatistics, Overdue, Pause, Unclaimable
 from postman.ledgers import redis_rows as shelf
 from postman.ledgers import redis_scripts as scripts
 from postman.ledgers import rows
@@ -47,6 +30,7 @@ from postman.queues.redis_scripts import keys_of
 from postman.redis.address import Address, RedisSettings, address_of
 from postman.redis.checks import check
 from postman.redis.client import Client, open_client
+from postman.row import End, Now, Policy, Row, State, Verb
 
 TURNS: Final = 50
 """So often a change is decided anew because others were faster: each time one of them came further."""

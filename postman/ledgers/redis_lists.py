@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from postman.ledger import Filter, LedgerStatistics, Now, Overdue, Pause, Row, State
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.ledgers import redis_rows as shelf
 from postman.ledgers import redis_scripts as scripts
 from postman.ledgers import rows
@@ -15,6 +15,7 @@ from postman.mail import Id
 from postman.queue import MAX_DELAY
 from postman.redis.client import Client
 from postman.redis.clock import ServerClock
+from postman.row import Now, Row, State
 
 PAGE: Final = 100
 """Letters that are looked at together."""

@@ -21,9 +21,10 @@ import msgspec
 import structlog
 
 from postman import transitions
-from postman.ledger import BODY_NOT_NEEDED, Policy, Row, State, Which
+from postman.ledger import Which
 from postman.ledgers import rows
 from postman.mail import Id
+from postman.row import BODY_NOT_NEEDED, Policy, Row, State
 
 ENDED: Final = "wake:ended"
 PUT, UNPUT = "due:put", "due:unput"

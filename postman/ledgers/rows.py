@@ -14,24 +14,10 @@ import msgspec
 from postman import transitions
 from postman.errors import IdTaken, KeyReused, StoreError, StoreFull
 from postman.failpoint import failpoint
-from postman.ledger import (
-    Accepted,
-    Call,
-    Claim,
-    End,
-    Ended,
-    Filter,
-    Now,
-    Policy,
-    Row,
-    State,
-    Unclaimable,
-    Verb,
-    Which,
-    labels,
-)
+from postman.ledger import Accepted, Call, Claim, Ended, Filter, Unclaimable, Which, labels
 from postman.mail import Id, Letter
 from postman.provider import Receipt
+from postman.row import End, Now, Policy, Row, State, Verb
 
 OVERDUE = 60.0
 """Seconds after which a letter that is due and has a note counts as `waiting`."""

@@ -20,20 +20,14 @@ from postman.ledger import (
     Accepted,
     Call,
     Claim,
-    End,
     Ended,
     Filter,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
-    Now,
     Overdue,
     Pause,
-    Policy,
-    Row,
     Unclaimable,
-    Verb,
-    present,
 )
 from postman.ledgers import rows
 from postman.ledgers.tables import SqliteRows
@@ -41,6 +35,7 @@ from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import Note, Queue, QueueSettings
 from postman.queues.sqlite import SqliteQueue, path_of, queue_on
+from postman.row import End, Now, Policy, Row, Verb, present
 
 RESERVE = 67_108_864
 

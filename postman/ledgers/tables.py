@@ -14,21 +14,11 @@ import structlog
 
 from postman import transitions
 from postman.database import Database
-from postman.ledger import (
-    BODY_NOT_NEEDED,
-    Filter,
-    LedgerStatistics,
-    Now,
-    Overdue,
-    Pause,
-    Policy,
-    Row,
-    State,
-    Which,
-)
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause, Which
 from postman.ledgers import rows
 from postman.mail import Id
 from postman.queue import MAX_DELAY
+from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
 
 STATES: Final = tuple(State)
 NUMBERS: Final = {state: number for number, state in enumerate(STATES)}

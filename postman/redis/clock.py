@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from postman.ledger import Now
 from postman.provider import boottime
+from postman.row import Now
 
 
 class ServerClock:

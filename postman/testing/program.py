@@ -26,8 +26,8 @@ import trio
 
 from postman import failpoint
 from postman.cli import main
-from postman.ledger import Row, State
 from postman.ledgers.tables import NUMBERS
+from postman.row import Row, State
 
 PATIENCE = 30.0
 """Seconds after which a test that waits for a process has failed."""

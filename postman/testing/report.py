@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from postman.ledger import Row, State
+from postman.row import Row, State
 
 WAITING = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
 

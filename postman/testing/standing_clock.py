@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from postman.ledger import Now
+from postman.row import Now
 
 
 class StandingClock:

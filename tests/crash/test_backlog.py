@@ -11,10 +11,10 @@ import msgspec
 import pytest
 
 from postman.database import open_database
-from postman.ledger import Policy
 from postman.ledgers.sqlite import ledger_on
 from postman.mail import Id
 from postman.queues.sqlite import queue_on
+from postman.row import Policy
 from postman.testing.fault_server import FaultServer
 from postman.testing.letters import a_letter
 from postman.testing.program import open_program, wait_until

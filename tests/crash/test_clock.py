@@ -14,7 +14,6 @@ from postman.clerk import Clerk
 from postman.delivery import Delivery
 from postman.errors import ProviderUnavailable
 from postman.guard import Guard
-from postman.ledger import Now, Policy, State
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Letter
 from postman.postbox import Postbox
@@ -22,6 +21,7 @@ from postman.provider import Attempt, Receipt
 from postman.queue import Note
 from postman.queues.memory import memory_queue
 from postman.room import Room
+from postman.row import Now, Policy, State
 from postman.testing.letters import a_letter
 from postman.worker import work
 

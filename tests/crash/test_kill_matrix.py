@@ -14,10 +14,10 @@ import trio
 
 from postman.clerk import Clerk
 from postman.database import open_database
-from postman.ledger import Now, Policy, State
 from postman.ledgers.sqlite import ledger_on
 from postman.provider import boottime
 from postman.queues.sqlite import queue_on
+from postman.row import Now, Policy, State
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
 from postman.testing.program import Program, open_program

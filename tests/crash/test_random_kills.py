@@ -14,8 +14,8 @@ import pytest
 import trio
 
 from postman.failpoint import POINTS
-from postman.ledger import State
 from postman.mail import OnDoubt
+from postman.row import State
 from postman.testing import acts
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn

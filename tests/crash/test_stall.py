@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from postman.ledger import Row, State
 from postman.postbox import LEASE_MARGIN
+from postman.row import Row, State
 from postman.testing.customer import open_customer
 from postman.testing.program import open_program
 from postman.testing.report import report

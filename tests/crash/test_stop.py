@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from postman.ledger import State
+from postman.row import State
 from postman.testing import acts, sick_disk
 from postman.testing.customer import open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from postman.ledger import Now, Policy
 from postman.ledgers.memory import MemoryLedger
+from postman.row import Now, Policy
 from postman.testing.check_ledger import LEDGER_CHECKS, LedgerCheck
 
 

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from postman.database import open_database
-from postman.ledger import Call, Claim, End, Ended, EndKind, Ledger, Policy, State, Verb
+from postman.ledger import Call, Claim, Ended, Ledger
 from postman.ledgers.memory import MemoryLedger
 from postman.ledgers.redis import redis_ledger
 from postman.ledgers.sqlite import ledger_on
 from postman.mail import Id, OnDoubt
 from postman.provider import Receipt
 from postman.redis.address import Address
+from postman.row import End, EndKind, Policy, State, Verb
 from postman.testing.check_ledger import Scene
 from postman.testing.redis_server import find_server, redis_server
 from postman.testing.standing_clock import StandingClock

@@ -5,9 +5,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from postman.ledger import Ledger, Now, Policy
+from postman.ledger import Ledger
 from postman.ledgers.postgres import ledger_on
 from postman.postgres_server import Server, open_side, prepare
+from postman.row import Now, Policy
 from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger
 
 

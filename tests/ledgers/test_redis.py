@@ -12,7 +12,7 @@ import trio
 from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.hookspecs import LEDGERS
 from postman.kind import Surroundings
-from postman.ledger import Call, Claim, End, Ended, EndKind, Filter, Ledger, Now, Policy, State, Unclaimable, Verb
+from postman.ledger import Call, Claim, Ended, Filter, Ledger, Unclaimable
 from postman.ledgers.redis import RedisLedger, RedisLedgerSettings, open_both, open_ledger, redis_ledger
 from postman.mail import Id
 from postman.provider import Receipt
@@ -21,6 +21,7 @@ from postman.queues.redis import RedisQueue, RedisQueueSettings, redis_queue
 from postman.redis.address import Address
 from postman.redis.client import open_client
 from postman.registry import load_kind
+from postman.row import End, EndKind, Now, Policy, State, Verb
 from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger, Scene
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import RedisServer

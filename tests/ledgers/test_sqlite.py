@@ -17,12 +17,13 @@ import trio
 from postman.database import Database, open_database
 from postman.errors import IdTaken, KeyReused, StoreFull
 from postman.kind import Surroundings
-from postman.ledger import Claim, Filter, Ledger, LedgerSettings, Now, Policy, State, Verb
+from postman.ledger import Claim, Filter, Ledger, LedgerSettings
 from postman.ledgers import tables
 from postman.ledgers.sqlite import SqliteLedger, ledger_on, postman_register
 from postman.mail import Id, Letter, OnDoubt
 from postman.queue import Note, QueueSettings
 from postman.queues.sqlite import queue_on
+from postman.row import Now, Policy, State, Verb
 from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger, Scene
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.standing_clock import StandingClock
@@ -258,7 +259,7 @@ async def test_everything_acknowledged_is_there_after_kill_9(path: Path, open_sq
     program = """
 import sys, trio
 from postman.database import open_database
-from postman.ledger import Policy
+from postman.row import Policy
 from postman.ledgers.sqlite import ledger_on
 from postman.queues.sqlite import queue_on
 from postman.testing.check_ledger import Scene

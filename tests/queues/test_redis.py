@@ -14,13 +14,13 @@ from postman.clerk import Clerk
 from postman.errors import LeaseLost, StoreFull, StoreUnavailable
 from postman.hookspecs import QUEUES
 from postman.kind import Surroundings
-from postman.ledger import Policy
 from postman.ledgers.redis import redis_ledger
 from postman.queue import Lease, Note, Queue
 from postman.queues.redis import LOOK, RedisQueue, RedisQueueSettings, open_queue, redis_queue
 from postman.redis.address import Address
 from postman.redis.client import open_client
 from postman.registry import load_kind
+from postman.row import Policy
 from postman.testing.check_ledger import Scene
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
 from postman.testing.redis_server import RedisServer

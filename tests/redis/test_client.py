@@ -19,11 +19,11 @@ import trio.testing
 import trustme
 
 from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
-from postman.ledger import Policy, State
 from postman.ledgers.redis import redis_ledger
 from postman.queues.redis import redis_queue
 from postman.redis.address import Address, RedisSettings, address_of
 from postman.redis.client import Client, Script, open_client
+from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.redis_server import RedisServer, free_port, redis_server

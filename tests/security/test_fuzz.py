@@ -23,13 +23,14 @@ from postman.clerk import Clerk
 from postman.config import Http
 from postman.errors import OutcomeUnknown, ProviderError, StoreError
 from postman.kind import Surroundings
-from postman.ledger import Call, Claim, Filter, LedgerSettings, State
+from postman.ledger import Call, Claim, Filter, LedgerSettings
 from postman.ledgers.sqlite import open_both
 from postman.mail import Id, Letter
 from postman.parse import parse
 from postman.provider import Attempt, Receipt
 from postman.queue import Note, QueueSettings
 from postman.reader import Invalid
+from postman.row import State
 from postman.testing import acts
 from postman.testing.fault_server import open_fault_server
 from postman.testing.letters import LETTERS, a_letter

@@ -21,9 +21,10 @@ from postman import service
 from postman.config import load
 from postman.database import open_database
 from postman.errors import StoreRefused, TooLate
-from postman.ledger import Call, Claim, End, EndKind, Policy, Unclaimable
+from postman.ledger import Call, Claim, Unclaimable
 from postman.ledgers.memory import MemoryLedger
 from postman.provider import Attempt, Phase
+from postman.row import End, EndKind, Policy
 from postman.testing.letters import a_letter
 from postman.testing.standing_clock import StandingClock
 from postman.wall import end_of

@@ -13,10 +13,11 @@ from postman.clerk import Clerk
 from postman.delivery import ELSEWHERE, Delivery
 from postman.guard import Hold
 from postman.intake import Intake
-from postman.ledger import Call, Claim, End, Ended, EndKind, Now, Overdue, Row, State, Unclaimable, Verb
+from postman.ledger import Call, Claim, Ended, Overdue, Unclaimable
 from postman.ledgers import rows
 from postman.mail import Id
 from postman.postbox import Turn
+from postman.row import End, EndKind, Now, Row, State, Verb
 from postman.testing.simulation import Parts, SimulatedLedger, simulate
 
 SEEDS = 50

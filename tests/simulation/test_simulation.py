@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from postman.ledger import EndKind
+from postman.row import EndKind
 from postman.testing.simulation import simulate
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
-from postman.ledger import Now, Policy, Row, State
+from postman.row import Now, Policy, Row, State
 from postman.testing.letters import a_letter
 from postman.testing.report import report
 from postman.transitions import accepted_row

@@ -5,9 +5,10 @@ from __future__ import annotations
 import trio
 
 from postman.errors import IdTaken, KeyReused, StoreFull
-from postman.ledger import Accepted, Filter, Policy, State
+from postman.ledger import Accepted, Filter
 from postman.mail import Id, Letter, Priority
 from postman.queue import MAX_DELAY
+from postman.row import Policy, State
 from postman.testing.check_ledger.scene import ACCEPTED, LedgerCheck, OpenLedger, Scene, expect, open_scene
 
 

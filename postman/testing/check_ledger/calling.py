@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from postman.ledger import BODY_NOT_NEEDED, Call, Claim, End, Ended, EndKind, Policy, State, Unclaimable, Verb
+from postman.ledger import Call, Claim, Ended, Unclaimable
 from postman.mail import OnDoubt
 from postman.provider import Receipt, Refusal
+from postman.row import BODY_NOT_NEEDED, End, EndKind, Policy, State, Verb
 from postman.testing.check_ledger.scene import (
     ACCEPTED,
     DELTA,

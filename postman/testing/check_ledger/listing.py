@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from postman.ledger import Filter, Overdue, Policy, State, Verb
+from postman.ledger import Filter, Overdue
 from postman.mail import Address, Id, OnDoubt
 from postman.queue import MAX_DELAY
+from postman.row import Policy, State, Verb
 from postman.testing.check_ledger.scene import (
     ACCEPTED,
     LAMDA,

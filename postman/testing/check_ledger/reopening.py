@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from postman.errors import IdTaken
-from postman.ledger import Filter, State
+from postman.ledger import Filter
 from postman.provider import Receipt
+from postman.row import State
 from postman.testing.check_ledger.scene import LedgerCheck, OpenLedger, expect, open_scene
 from postman.testing.standing_clock import StandingClock
 

@@ -6,9 +6,10 @@ import random
 
 import trio
 
-from postman.ledger import Claim, State, Verb
+from postman.ledger import Claim
 from postman.mail import Id
 from postman.provider import Receipt
+from postman.row import State, Verb
 from postman.testing.check_ledger.scene import (
     ACCEPTED,
     DELTA,

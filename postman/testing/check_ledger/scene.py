@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from postman.ledger import Call, Claim, End, Ended, EndKind, Ledger, Now, Policy, Row, State, Unclaimable, Verb
+from postman.ledger import Call, Claim, Ended, Ledger, Unclaimable
 from postman.mail import Address, Content, Id, Letter, Mail
 from postman.provider import Receipt
+from postman.row import End, EndKind, Now, Policy, Row, State, Verb
 from postman.testing.standing_clock import StandingClock
 
 type OpenLedger = Callable[[Policy, Callable[[], Now]], AbstractAsyncContextManager[Ledger]]

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
-from postman.ledger import EndKind, Policy, Row, State, Verb
 from postman.mail import Id, OnDoubt
+from postman.row import EndKind, Policy, Row, State, Verb
 from postman.testing.simulation.truth import Asked, Grant, Truth, Try
 from postman.transitions import MAX_CRASHES
 

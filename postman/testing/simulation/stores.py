@@ -10,25 +10,12 @@ import trio
 
 from postman import transitions
 from postman.errors import StoreFull, StoreUnavailable
-from postman.ledger import (
-    Accepted,
-    Call,
-    Claim,
-    End,
-    Ended,
-    Filter,
-    LedgerStatistics,
-    Overdue,
-    Pause,
-    Policy,
-    Row,
-    Unclaimable,
-    Verb,
-)
+from postman.ledger import Accepted, Call, Claim, Ended, Filter, LedgerStatistics, Overdue, Pause, Unclaimable
 from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.row import End, Policy, Row, Verb
 from postman.testing.simulation.dice import Dice, Trouble
 from postman.testing.simulation.truth import Truth
 

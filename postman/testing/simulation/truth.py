@@ -11,8 +11,9 @@ from typing import Literal
 
 import trio
 
-from postman.ledger import Claim, End, EndKind, Row, State, Unclaimable, Verb
+from postman.ledger import Claim, Unclaimable
 from postman.mail import Id, Letter
+from postman.row import End, EndKind, Row, State, Verb
 
 _GIVEN_UP = frozenset({State.QUEUED, State.IN_DOUBT, State.HELD})
 _PERSONS = frozenset({Verb.RELEASE, Verb.REPLAY})

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import trio
 
 from postman.errors import StoreError, StoreFull, StoreUnavailable
-from postman.ledger import ALL, Filter, Now, Policy, Row, State, Verb
+from postman.ledger import ALL, Filter
 from postman.mail import Address, Content, Id, Mail, OnDoubt
 from postman.provider import Receipt
 from postman.queues.memory import MemoryQueue, memory_queue
+from postman.row import Now, Policy, Row, State, Verb
 from postman.testing.simulation.dice import QUIET, STALL, Dice
 from postman.testing.simulation.instance import Died, Instance, Outside, Parts
 from postman.testing.simulation.stores import wall
