@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
+import msgspec
 import structlog
 import trio
 
@@ -99,12 +101,9 @@ class Intake:
             except IdTaken:
                 _log.warning("an id was taken; another process may have the same node number")
             except StoreUnavailable as error:
-                there = await self._is_there(letters[0].id, client) if error.may_have_happened else False
-                if there is None:
+                if not error.may_have_happened:
                     raise
-                if not there:
-                    raise StoreUnavailable(str(error)) from error
-                return letters, Accepted(tuple(letter.id for letter in letters))
+                return letters, await self._fate(error, letters, client, key, fingerprint)
         raise StoreUnavailable("no new ids could be minted; give each process a node number of its own")
 
     def _note_full(self, why: str) -> None:
@@ -116,15 +115,33 @@ class Intake:
         now = datetime.fromtimestamp(self._wall(), UTC)
         return [Letter(id=Id(self._flake.next_id()), mail=mail, accepted=now) for mail in mails]
 
-    async def _is_there(self, id: Id, client: str) -> bool | None:
-        """Whether a commit without an answer happened; None: nobody can tell. One id tells for the whole request."""
+    async def _fate(
+        self, error: StoreUnavailable, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes
+    ) -> Accepted:
+        """What became of a commit without an answer; raises `error` when nobody can tell."""
         for seconds in _LOOKS:
             await trio.sleep(seconds)
-            try:
-                return await self._ledger.read(id, client) is not None
-            except StoreUnavailable:
-                continue
-        return None
+            with suppress(StoreUnavailable, StoreFull):  # neither tells what became of the first
+                found = await self._look(letters, client, key, fingerprint)
+                break
+        else:
+            raise error
+        if found is None:
+            raise StoreUnavailable(str(error)) from error
+        return found
+
+    async def _look(
+        self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes
+    ) -> Accepted | None:
+        """Whether letters were stored; one tells for the whole request. None: surely not.
+
+        With a key the request is made again: that changes nothing if it was stored, and finds an older one of that key.
+        """
+        ids = tuple(letter.id for letter in letters)
+        if key is None:
+            return None if await self._ledger.read(ids[0], client) is None else Accepted(ids)
+        accepted = await self._ledger.accept(letters, client, key, fingerprint)
+        return msgspec.structs.replace(accepted, replayed=accepted.replayed and accepted.ids != ids)
 
     async def _put(self, letters: Sequence[Letter]) -> None:
         """Wake the workers. What fails is mended by the clerk, so it is logged and no more."""

@@ -198,6 +198,33 @@ async def test_a_fate_that_nobody_can_tell_is_told_as_such(desk: Desk, autojump_
     assert autojump_clock.autojump_threshold == 0
 
 
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_request_with_a_key_whose_answer_was_lost_is_made_again(desk: Desk, stored: bool) -> None:
+    lost = StoreUnavailable("the answer was lost", may_have_happened=True)
+    (desk.ledger.after if stored else desk.ledger.before).append(lost)
+    accepted = await desk.intake.accept([MAIL], "shop", "order-1", PRINT)
+    assert not accepted.replayed
+    assert [note.id for _, notes in desk.queue.puts for note in notes] == list(accepted.ids)
+    assert [row.id for row in await desk.ledger.find(Filter(), None, 10)] == list(accepted.ids)
+
+
+async def test_want_of_room_does_not_tell_what_became_of_a_request_whose_answer_was_lost(
+    desk: Desk, autojump_clock: MockClock
+) -> None:
+    lost = StoreUnavailable("the answer was lost", may_have_happened=True)
+    desk.ledger.before = [lost, *[StoreFull("full")] * 9]
+    with pytest.raises(StoreUnavailable) as caught:
+        await desk.intake.accept([MAIL], "shop", "order-1", PRINT)
+    assert caught.value.may_have_happened
+
+
+async def test_a_repeat_whose_answer_was_lost_is_told_of_the_first_request(desk: Desk) -> None:
+    first = await desk.intake.accept([MAIL], "shop", "order-1", PRINT)
+    desk.ledger.after = [StoreUnavailable("the answer was lost", may_have_happened=True)]
+    again = await desk.intake.accept([MAIL], "shop", "order-1", PRINT)
+    assert (again.ids, again.replayed) == (first.ids, True)
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("down"), StoreFull("full"), KeyReused("reused")])
 async def test_what_was_not_accepted_is_not_noted(desk: Desk, error: Exception) -> None:
     desk.ledger.before = [error]

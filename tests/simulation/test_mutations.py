@@ -11,11 +11,12 @@ import trio
 
 from postman.clerk import Clerk
 from postman.delivery import ELSEWHERE, Delivery
+from postman.errors import StoreUnavailable
 from postman.guard import Hold
 from postman.intake import Intake
-from postman.ledger import Call, Claim, Ended, Overdue, Unclaimable
+from postman.ledger import Accepted, Call, Claim, Ended, Overdue, Unclaimable
 from postman.ledgers import rows
-from postman.mail import Id
+from postman.mail import Id, Letter
 from postman.postbox import Turn
 from postman.row import End, EndKind, Now, Row, State, Verb
 from postman.testing.simulation import Parts, SimulatedLedger, simulate
@@ -81,9 +82,11 @@ class DropsTheOwnersLateEnd(SimulatedLedger):
 
 
 class Answers503AfterTheCommit(Intake):
-    async def _is_there(self, id: Id, client: str) -> bool | None:
+    async def _fate(
+        self, error: StoreUnavailable, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes
+    ) -> Accepted:
         await trio.lowlevel.checkpoint()
-        return False
+        raise StoreUnavailable(str(error))
 
 
 class ForgetsWhoOwnsAClaim(SimulatedLedger):
