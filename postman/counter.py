@@ -38,7 +38,7 @@ def status(client: Client, *, check: bool, as_json: bool) -> int:
     """Say whether the service is well and, if not, why and what to do."""
     document = client.ask("GET", "/status")
     lines = ["well" if document["well"] else "not well", *(f"  {sentence}" for sentence in document["because"])]
-    lines += [f"{state:<12}{number:>10}" for state, number in (document["letters"] or {}).items() if number]
+    lines += [f"{state:<12}{number:>10}" for state, number in (document["mails"] or {}).items() if number]
     show(document, lines, as_json=as_json)
     return 1 if check and not document["well"] else 0
 

@@ -55,7 +55,7 @@ def document(facts: Facts) -> dict[str, Any]:
         "version": facts.version,
         "up": round(facts.now - facts.started, 1),
         "durable": facts.durable,
-        "letters": facts.ledger and {**dict.fromkeys(State, 0), **facts.ledger.states, "doubled": facts.ledger.doubled},
+        "mails": facts.ledger and {**dict.fromkeys(State, 0), **facts.ledger.states, "doubled": facts.ledger.doubled},
         "oldest-due": _age(facts),
         "queue": facts.queue,
         "deliveries": {"in-hand": facts.held, "bytes": facts.bytes_in_flight},
@@ -78,7 +78,7 @@ def sentences(facts: Facts) -> Iterator[str]:
     if facts.ledger:
         yield from _about_letters(facts, facts.ledger)
     if facts.queue and facts.queue.buried:
-        yield f"{facts.queue.buried} notes on the queue could not be read or named no letter; they were put aside."
+        yield f"{facts.queue.buried} notes on the queue could not be read or named no mail; they were put aside."
 
 
 def _about_providers(facts: Facts) -> Iterator[str]:
@@ -101,14 +101,14 @@ def _about_providers(facts: Facts) -> Iterator[str]:
 def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
     held = ledger.states.get(State.HELD, 0)
     if held:
-        noun = "letter is" if held == 1 else "letters are"
+        noun = "mail is" if held == 1 else "mails are"
         yield (
             f"{held} {noun} held, because a provider may have taken it and nobody can tell: `postman mail --state held`"
             " lists them, `postman release` sends again, `postman settle` says that it arrived."
         )
     age = _age(facts)
     if age is not None and age > LATE:
-        yield f"The oldest letter has been waiting for {age / 60:.0f} min."
+        yield f"The oldest mail has been waiting for {age / 60:.0f} min."
 
 
 def _kebab(value: Any) -> Any:  # noqa: ANN401  # any JSON

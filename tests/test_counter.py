@@ -45,7 +45,7 @@ class Office:
 
     async def status(self) -> dict[str, Any]:
         because = [] if self.well else ["Provider lamda is paused by ann; `postman resume lamda` ends that."]
-        return {"well": self.well, "because": because, "letters": {"sent": 3, "held": 0}}
+        return {"well": self.well, "because": because, "mails": {"sent": 3, "held": 0}}
 
     def unready(self) -> str | None:
         return None

@@ -89,7 +89,7 @@ async def test_a_mail_accepted_while_everything_is_paused_survives_a_restart(tmp
     async with running(path) as client:
         status = (await client.get("/status")).json()
         assert any("paused" in sentence for sentence in status["because"])
-        assert status["letters"]["queued"] == 1
+        assert status["mails"]["queued"] == 1
         assert (await client.post("/resume", json={})).status_code == 200
         await ended(client, id, "sent")
 

@@ -70,8 +70,8 @@ def test_a_service_without_troubles_is_well() -> None:
         ({"providers": [provider(delivers=False)]}, ["fake", "nothing is delivered"]),
         ({"pauses": [Pause("*", 0, "ops")]}, ["All providers", "ops", "`postman resume`"]),
         ({"pauses": [Pause("sendgrid", 0, "ops")]}, ["sendgrid", "`postman resume sendgrid`"]),
-        ({"ledger": LedgerStatistics({State.HELD: 1})}, ["1 letter is held", "postman mail --state held"]),
-        ({"ledger": LedgerStatistics({State.HELD: 2})}, ["2 letters are held"]),
+        ({"ledger": LedgerStatistics({State.HELD: 1})}, ["1 mail is held", "postman mail --state held"]),
+        ({"ledger": LedgerStatistics({State.HELD: 2})}, ["2 mails are held"]),
         ({"ledger": LedgerStatistics({}, oldest_due=400.0)}, ["waiting for 10 min"]),
         ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes"]),
         ({"troubles": ["The reload failed: x."]}, ["The reload failed"]),
@@ -90,8 +90,8 @@ def test_each_trouble_has_a_sentence_that_says_why(trouble: dict[str, Any], word
 def test_the_document_is_json_in_kebab_case() -> None:
     told = document(facts(ledger=LedgerStatistics({State.IN_DOUBT: 2}, oldest_due=990.0, doubled=1)))
     assert msgspec.json.decode(msgspec.json.encode(told)) == told
-    assert told["letters"]["in-doubt"] == 2
-    assert told["letters"]["doubled"] == 1
+    assert told["mails"]["in-doubt"] == 2
+    assert told["mails"]["doubled"] == 1
     assert told["oldest-due"] == 10.0
     assert told["providers"][0]["last-fault"] == ""
     assert told["providers"][0]["breaker"]["faults-in-a-row"] == 0

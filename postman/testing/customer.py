@@ -69,7 +69,7 @@ class Customer:
         states = ["queued", "sending", "in-doubt"][: 2 + doubt]
         with trio.fail_after(within):
             while True:
-                letters = (await self.get("/status"))["letters"]
+                letters = (await self.get("/status"))["mails"]
                 if not any(letters[state] for state in states):
                     return
                 await trio.sleep(PAUSE)

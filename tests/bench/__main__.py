@@ -116,7 +116,7 @@ def _post(url: str, mails: int, size: int, connections: int = CONNECTIONS) -> di
 
 def _letters(service: Process) -> dict[str, int]:
     with Client(service.url) as client:
-        letters: dict[str, int] = client.ask("GET", "/status")["letters"]
+        letters: dict[str, int] = client.ask("GET", "/status")["mails"]
         return letters
 
 

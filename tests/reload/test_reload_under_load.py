@@ -193,7 +193,7 @@ class Service:
 
     async def letters(self) -> dict[str, int]:
         """How many letters there are in each state that any is in."""
-        letters = (await self.ask("GET", "/status"))[1]["letters"]
+        letters = (await self.ask("GET", "/status"))[1]["mails"]
         return {state: number for state, number in letters.items() if number}
 
     async def because(self) -> str:
