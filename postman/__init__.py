@@ -23,7 +23,7 @@ The floors, from the street up; imports run downwards only:
 - between them: `clerk`
 - contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
   `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
-- implementations: `ledgers/`, `queues/`; providers are plugins, found by `registry`
+- implementations: `backends/`, a folder for each engine; providers are plugins, found by `registry`
 - libraries that know nothing of the house: `breaker`, `guard`, `flake`, `bucket`
 
 Two promises hold it together. A mail that was answered with 202 on a durable ledger is never lost silently: it ends, or

@@ -1,4 +1,4 @@
-"""The contract of a ledger: the truth about every letter. Implementations are in ledgers/, each an entry point.
+"""The contract of a ledger: the truth about every letter. Implementations are in backends/, each an entry point.
 
 What may happen to a row is decided by the pure functions of `postman.transitions`; a ledger reads a row, asks them,
 and writes the answer with one compare-and-set. So all ledgers decide alike, and the decisions are tested without them.

@@ -1,4 +1,4 @@
-"""The contract of a queue: a wake-up, never the truth. Implementations are in queues/, each an entry point.
+"""The contract of a queue: a wake-up, never the truth. Implementations are in backends/, each an entry point.
 
 A note says "look at this letter". A lost note is put again by the clerk, a doubled one is harmless (the ledger lets
 one claim win), one without a row is buried. So a queue may be partial, may show a note twice and may forget; what it

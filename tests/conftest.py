@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from postman.postgres_server import Server
-from postman.redis.address import Address, RedisSettings, address_of
+from postman.backends.postgres.server import Server
+from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.redis_server import RedisServer, redis_server
 

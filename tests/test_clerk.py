@@ -10,13 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.clerk import PERIOD, Clerk
 from postman.errors import StoreUnavailable
 from postman.ledger import Call, Claim, Overdue
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.queue import Note, QueueStatistics
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.row import End, EndKind, Now, Policy, Row, State
 
 CALL = Call("lamda", "lamda's", lease=30)

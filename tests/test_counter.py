@@ -14,6 +14,8 @@ import pytest
 import structlog.testing
 import trio
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import memory_queue
 from postman.cli import main
 from postman.config import Http, Key
 from postman.counter import PAGE
@@ -23,11 +25,9 @@ from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring, new_key
 from postman.ledger import Call, Claim
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id
 from postman.options import url_of
 from postman.query import MOST
-from postman.queues.memory import memory_queue
 from postman.row import End, EndKind, Row, Verb
 from postman.server import Server, open_listeners
 from postman.testing.letters import a_letter

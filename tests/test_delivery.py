@@ -13,6 +13,8 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.breaker import Breaker
 from postman.breaker import State as BreakerState
 from postman.carrier import Carrier, Terms, blame
@@ -28,12 +30,10 @@ from postman.errors import (
 )
 from postman.guard import Guard
 from postman.ledger import Claim, Filter
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt, Refusal
 from postman.queue import Note
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.row import End, Now, Policy, Row, State
 
 LETTER = Id("0x587e6d1522401000")

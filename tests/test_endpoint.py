@@ -20,6 +20,8 @@ from quart import Response
 from structlog.testing import capture_logs
 from werkzeug.datastructures import Headers as WerkzeugHeaders
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.config import Http, Key
 from postman.endpoint import create_app
 from postman.errors import ConfigError, KeyReused, StoreFull, StoreUnavailable
@@ -27,11 +29,9 @@ from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring, NewKey, new_key
 from postman.ledger import Accepted, Call, Claim, Filter
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import Note
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.row import End, EndKind, Row, State, Verb
 
 MAIL: dict[str, Any] = {

@@ -11,14 +11,14 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.flake import Flake
 from postman.intake import FULL_FOR, MINTINGS, PUT_TIMEOUT, Intake, size_of
 from postman.ledger import Accepted, Filter
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail, Priority
 from postman.queue import MAX_DELAY, Note
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.row import Row
 
 NOW = 1_800_000_000.0

@@ -16,6 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from postman.backends.memory.ledger import MemoryLedger
 from postman.breaker import State
 from postman.carrier import Carrier
 from postman.config import Loaded, load
@@ -23,7 +24,6 @@ from postman.errors import ConfigError, ProviderMisconfigured
 from postman.fleet import CLOSE_LIMIT, OPEN_LIMIT, Fleet
 from postman.keyring import Keyring
 from postman.kind import Kind, ProviderSettings, Surroundings
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Letter
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt

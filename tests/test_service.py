@@ -19,10 +19,10 @@ import pytest
 import trio
 
 from postman import service
+from postman.backends.memory.ledger import MemoryLedger
 from postman.config import load
 from postman.delivery import Called
 from postman.errors import ConfigError
-from postman.ledgers.memory import MemoryLedger
 from postman.queue import Queue
 from postman.stores import refuse_pair
 

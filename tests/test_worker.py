@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 import trio
 from trio.testing import MockClock
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.breaker import Breaker
 from postman.carrier import Carrier, Terms, blame
 from postman.delivery import Delivery
 from postman.errors import ProviderUnavailable, StoreUnavailable
 from postman.guard import Guard
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Address, Content, Id, Letter, Mail
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.queue import Note
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.room import Room
 from postman.row import Now, State
 from postman.worker import work

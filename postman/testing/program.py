@@ -25,8 +25,8 @@ import msgspec
 import trio
 
 from postman import failpoint
+from postman.backends.sqlite.tables import NUMBERS
 from postman.cli import main
-from postman.ledgers.tables import NUMBERS
 from postman.row import Row, State
 
 PATIENCE = 30.0
@@ -38,8 +38,8 @@ _context.set_forkserver_preload(
     [
         "__main__",
         "postman.backroom",
-        "postman.ledgers.sqlite",
-        "postman.queues.sqlite",
+        "postman.backends.sqlite.ledger",
+        "postman.backends.sqlite.queue",
         "postman.testing.program",
         "postman.testing.sick_disk",
     ]

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from postman.database import open_database
-from postman.ledgers.sqlite import ledger_on
+from postman.backends.sqlite.database import open_database
+from postman.backends.sqlite.ledger import ledger_on
+from postman.backends.sqlite.queue import queue_on
 from postman.mail import Id
-from postman.queues.sqlite import queue_on
 from postman.row import Policy
 from postman.testing.fault_server import FaultServer
 from postman.testing.letters import a_letter

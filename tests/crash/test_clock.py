@@ -8,18 +8,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.memory.queue import memory_queue
 from postman.breaker import Breaker
 from postman.carrier import Carrier, Terms, blame
 from postman.clerk import Clerk
 from postman.delivery import Delivery
 from postman.errors import ProviderUnavailable
 from postman.guard import Guard
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Letter
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.queue import Note
-from postman.queues.memory import memory_queue
 from postman.room import Room
 from postman.row import Now, Policy, State
 from postman.testing.letters import a_letter

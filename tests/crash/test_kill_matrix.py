@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import trio
 
+from postman.backends.sqlite.database import open_database
+from postman.backends.sqlite.ledger import ledger_on
+from postman.backends.sqlite.queue import queue_on
 from postman.clerk import Clerk
-from postman.database import open_database
-from postman.ledgers.sqlite import ledger_on
 from postman.provider import boottime
-from postman.queues.sqlite import queue_on
 from postman.row import Now, Policy, State
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn

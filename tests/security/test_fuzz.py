@@ -19,12 +19,12 @@ import trio
 import postman_plugin_mailgun as mailgun  # type: ignore[import-untyped,unused-ignore]  # known when all is checked
 import postman_plugin_sendgrid as sendgrid  # type: ignore[import-untyped,unused-ignore]  # the same
 from postman.address import BadAddress, parse_email
+from postman.backends.sqlite.ledger import open_both
 from postman.clerk import Clerk
 from postman.config import Http
 from postman.errors import OutcomeUnknown, ProviderError, StoreError
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Filter, LedgerSettings
-from postman.ledgers.sqlite import open_both
 from postman.mail import Id, Letter
 from postman.parse import parse
 from postman.provider import Attempt, Receipt

@@ -18,11 +18,11 @@ import pytest
 import trio
 
 from postman import service
+from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.sqlite.database import open_database
 from postman.config import load
-from postman.database import open_database
 from postman.errors import StoreRefused, TooLate
 from postman.ledger import Call, Claim, Unclaimable
-from postman.ledgers.memory import MemoryLedger
 from postman.provider import Attempt, Phase
 from postman.row import End, EndKind, Policy
 from postman.testing.letters import a_letter

@@ -66,12 +66,12 @@ import pytest
 import trio
 
 from postman import service
+from postman.backends.sqlite.ledger import open_both
 from postman.config import Http, load
 from postman.errors import ConfigError
 from postman.host import is_loopback, split_port
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Filter, LedgerSettings
-from postman.ledgers.sqlite import open_both
 from postman.queue import QueueSettings
 from postman.testing.letters import a_letter
 from postman.wire import ClientFactory

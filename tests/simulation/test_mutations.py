@@ -9,13 +9,13 @@ import msgspec
 import pytest
 import trio
 
+from postman.backends import rows
 from postman.clerk import Clerk
 from postman.delivery import ELSEWHERE, Delivery
 from postman.errors import StoreUnavailable
 from postman.guard import Hold
 from postman.intake import Intake
 from postman.ledger import Accepted, Call, Claim, Ended, Overdue, Unclaimable
-from postman.ledgers import rows
 from postman.mail import Id, Letter
 from postman.postbox import Turn
 from postman.row import End, EndKind, Now, Row, State, Verb

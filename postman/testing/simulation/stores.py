@@ -9,9 +9,9 @@ from typing import Protocol
 import trio
 
 from postman import transitions
+from postman.backends.memory.ledger import MemoryLedger
 from postman.errors import StoreFull, StoreUnavailable
 from postman.ledger import Accepted, Call, Claim, Ended, Filter, LedgerStatistics, Overdue, Pause, Unclaimable
-from postman.ledgers.memory import MemoryLedger
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics

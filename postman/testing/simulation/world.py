@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 
 import trio
 
+from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.errors import StoreError, StoreFull, StoreUnavailable
 from postman.ledger import ALL, Filter
 from postman.mail import Address, Content, Id, Mail, OnDoubt
 from postman.provider import Receipt
-from postman.queues.memory import MemoryQueue, memory_queue
 from postman.row import Now, Policy, Row, State, Verb
 from postman.testing.simulation.dice import QUIET, STALL, Dice
 from postman.testing.simulation.instance import Died, Instance, Outside, Parts

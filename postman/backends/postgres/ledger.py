@@ -1,0 +1,215 @@
+"""The ledger in PostgreSQL, alone or together with its queue. Any number of processes may use it at once.
+
+What returned was flushed to the server's disk; what a replica does not have yet is lost when it takes the place of the
+server, unless the server is set to wait for it (synchronous_standby_names).
+
+A row that is `sending` may be in the hands of any process, so at open nothing is judged: the lease decides, by the
+server's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import msgspec
+
+from postman.backends import rows
+from postman.backends.postgres.connection import Connection
+from postman.backends.postgres.ledger_lists import PostgresLists
+from postman.backends.postgres.ledger_rows import Operation, PostgresRows
+from postman.backends.postgres.line import Line, Side, open_line
+from postman.backends.postgres.queue import PostgresQueue, PostgresQueueSettings, queue_on, server_of
+from postman.backends.postgres.server import Server, open_side, prepare
+from postman.hookspecs import hookimpl
+from postman.kind import Kind, Surroundings
+from postman.ledger import (
+    Accepted,
+    Call,
+    Claim,
+    Ended,
+    Filter,
+    Ledger,
+    LedgerSettings,
+    LedgerStatistics,
+    Overdue,
+    Pause,
+    Unclaimable,
+)
+from postman.mail import Id, Letter
+from postman.provider import Receipt
+from postman.queue import Note, Queue
+from postman.row import End, Now, Policy, Row, Verb
+
+
+class PostgresLedger:
+    """See `postman.ledger.Ledger`. Opened by `ledger_on`.
+
+    Args:
+        line: for what letters wait for.
+        written: the work of that line.
+        side: for what people and the clerk ask.
+        lists: what they ask.
+        queue: on the same server; then `accept` puts the notes in its own transaction.
+    """
+
+    durable = True
+    shared = True
+
+    def __init__(
+        self,
+        line: Line[Operation],
+        written: PostgresRows,
+        side: Side,
+        lists: PostgresLists,
+        queue: PostgresQueue | None = None,
+    ) -> None:
+        self._line = line
+        self._rows = written
+        self._side = side
+        self._lists = lists
+        self._queue = queue
+
+    @property
+    def policy(self) -> Policy:
+        """See `Ledger.policy`."""
+        return self._rows.policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._rows.policy = policy
+
+    async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
+        """See `Ledger.accept`."""
+        policy, noted = self.policy, self._queue is not None
+
+        def accept(table: PostgresRows, now: Now) -> Accepted:
+            parcels = rows.parcels(letters, client, policy, now)
+            accepted = rows.accept(table, parcels, client, key, fingerprint, policy=policy, now=now)
+            if noted and not accepted.replayed:
+                table.notes += [
+                    (Note(row.id, row.lane, row.size), row.due - now.wall) for row, _, _ in parcels if row.put
+                ]
+            return msgspec.structs.replace(accepted, noted=noted)
+
+        size = sum(len(file.content) for letter in letters for file in letter.mail.attachments)
+        operation = Operation(accept, tuple(letter.id for letter in letters), key=(client, key))
+        accepted: Accepted = await self._line.run(operation, size)
+        if self._queue is not None and not accepted.replayed:
+            self._queue.announce()
+        return accepted
+
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
+        """See `Ledger.claim`."""
+
+        def claim(table: PostgresRows, now: Now) -> Claim | Unclaimable:
+            return rows.claim(table, id, calls, after, owner=owner, policy=self.policy, now=now)
+
+        answer: Claim | Unclaimable = await self._line.run(Operation(claim, (id,), bodies=after is None))
+        return answer
+
+    async def finish(self, claim: Claim, end: End) -> Row:
+        """See `Ledger.finish`."""
+        return await self._write(lambda table, now: rows.finish(table, claim, end, self.policy, now), claim.id)
+
+    async def settle(self, id: Id, receipt: Receipt, source: str) -> Row | None:
+        """See `Ledger.settle`."""
+        return await self._write(lambda table, now: rows.settle(table, id, receipt, source, now), id)
+
+    async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
+        """See `Ledger.act`."""
+        return await self._write(lambda table, now: rows.act(table, ids, verb, who, self.policy, now), *ids)
+
+    async def _write[T](self, run: Callable[[PostgresRows, Now], T], *ids: Id) -> T:
+        answer: T = await self._line.run(Operation(run, ids))
+        return answer
+
+    async def read(self, id: Id, client: str | None) -> Row | None:
+        """See `Ledger.read`."""
+        row = await self._ask(partial(self._lists.get, id))
+        return row if row is not None and client in {None, row.client} else None
+
+    async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
+        """See `Ledger.find`."""
+        return await self._ask(partial(self._lists.find, filter, after, limit))
+
+    async def overdue(self, limit: int) -> Overdue:
+        """See `Ledger.overdue`."""
+        return await self._ask(partial(self._lists.overdue, limit))
+
+    async def sweep(self, limit: int) -> int:
+        """See `Ledger.sweep`."""
+        return await self._ask(partial(self._lists.sweep, self.policy.retention, self.policy.key_retention, limit))
+
+    async def pause(self, provider: str, who: str | None) -> None:
+        """See `Ledger.pause`."""
+        await self._ask(partial(self._lists.pause, provider, who))
+
+    async def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        return await self._ask(self._lists.pauses)
+
+    async def statistics(self) -> LedgerStatistics:
+        """See `Ledger.statistics`."""
+        return await self._ask(self._lists.statistics)
+
+    async def _ask[T](self, question: Callable[[Connection], T]) -> T:
+        answer: T = await self._side.run(question)
+        return answer
+
+
+class PostgresLedgerSettings(LedgerSettings, frozen=True, kw_only=True):
+    """What the URL's query may say; see `postman.backends.postgres.server.Server` and libpq."""
+
+    schema: str = "postman"
+    timeout: float = 5.0
+    sslmode: str = ""
+    sslrootcert: str = ""
+    passfile: str = ""
+
+
+@asynccontextmanager
+async def ledger_on(
+    server: Server,
+    side: Side,
+    policy: Policy,
+    clock: Callable[[], Now] | None = None,
+    queue: PostgresQueue | None = None,
+) -> AsyncGenerator[PostgresLedger]:
+    """The ledger in the tables of `server`, which are there; `clock` takes the place of the server's."""
+    work = PostgresRows(policy, clock)
+    async with open_line(server.connect_durable, work, server.patience, "letters") as line:
+        yield PostgresLedger(line, work, side, PostgresLists(clock), queue)
+
+
+@asynccontextmanager
+async def open_ledger(settings: PostgresLedgerSettings, _surroundings: Surroundings) -> AsyncGenerator[Ledger]:
+    """Open `postgresql://...`; `StoreRefused` when that cannot be."""
+    server = server_of(settings)
+    await prepare(server, durable=True)
+    async with open_side(server) as side, ledger_on(server, side, settings.policy) as ledger:
+        yield ledger
+
+
+@asynccontextmanager
+async def open_both(
+    settings: PostgresLedgerSettings, of_queue: PostgresQueueSettings, _surroundings: Surroundings
+) -> AsyncGenerator[tuple[Ledger, Queue]]:
+    """Open ledger and queue in one schema."""
+    server = server_of(settings)
+    await prepare(server, durable=True)
+    async with (
+        open_side(server) as side,
+        queue_on(server, side, of_queue.visibility_timeout) as queue,
+        ledger_on(server, side, settings.policy, queue=queue) as ledger,
+    ):
+        yield ledger, queue
+
+
+@hookimpl
+def postman_register() -> Kind[PostgresLedgerSettings, Ledger]:
+    """The ledger `postgresql`."""
+    return Kind(name="postgresql", settings=PostgresLedgerSettings, open=open_ledger, open_both=open_both)

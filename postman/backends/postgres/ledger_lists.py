@@ -1,0 +1,160 @@
+"""What people and the clerk ask of the PostgreSQL ledger: lists, counts, sweeping.
+
+All of it is done beside the writer, on a line of its own, so that no letter waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from postman.backends import rows
+from postman.backends.postgres.connection import Connection
+from postman.backends.postgres.ledger_rows import (
+    DOUBLED,
+    NUMBERS,
+    SLOTS,
+    STATES,
+    count,
+    decoded,
+    hash_of,
+    hashes_of,
+    key_of,
+)
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
+from postman.mail import Id
+from postman.queue import MAX_DELAY
+from postman.row import Now, Row
+
+SLACK: Final = 3_600.0
+"""Seconds that may pass from the making of an id to its acceptance."""
+
+
+class PostgresLists:
+    """The lists of a ledger.
+
+    Args:
+        clock: the time; None: the server's.
+    """
+
+    def __init__(self, clock: Callable[[], Now] | None) -> None:
+        self._clock = clock
+
+    def now(self, connection: Connection) -> Now:
+        """The time by the ledger's clock."""
+        if self._clock is not None:
+            return self._clock()
+        [(wall,)] = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()
+        return Now(wall, wall)
+
+    def get(self, id: Id, connection: Connection) -> Row | None:
+        """The row as it is."""
+        found = _rows(connection, "SELECT row FROM letter WHERE key = %s", key_of(id))
+        return found[0] if found else None
+
+    def find(self, filter: Filter, after: Id | None, limit: int, connection: Connection) -> Sequence[Row]:
+        """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
+        conditions: list[tuple[str, Any]] = []
+        if after is not None:
+            conditions.append(("key < %s", key_of(after)))
+        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
+            conditions.append(("key >= %s", (max(0, int((filter.since - SLACK) * 1_000)) << 22) - 2**63))
+            conditions.append(("accepted >= %s", filter.since))
+        if filter.client is not None:
+            conditions.append(("client = %s", filter.client))
+        conditions += [
+            ("key IN (SELECT key FROM label WHERE hash = %s)", hashes_of(hash_of(label))[0])
+            for label in rows.labels_of(filter)
+        ]
+        values = [value for _, value in conditions]
+        if filter.state is None and filter.client is None:
+            return _rows(connection, f"SELECT row FROM letter {_newest(conditions)}", *values, limit)  # noqa: S608  # our own text
+        conditions.append(("state = asked.number", None))
+        statement = (
+            "SELECT row FROM unnest(%s::smallint[]) AS asked (number) CROSS JOIN LATERAL "  # noqa: S608  # our own text
+            f"(SELECT key, row FROM letter {_newest(conditions)}) AS newest ORDER BY key DESC LIMIT %s"
+        )
+        states = STATES if filter.state is None else (filter.state,)
+        return _rows(connection, statement, [NUMBERS[state] for state in states], *values, limit, limit)
+
+    def overdue(self, limit: int, connection: Connection) -> Overdue:
+        """See `Ledger.overdue`."""
+        now = self.now(connection)
+
+        def first(where: str, column: str, value: float) -> tuple[Row, ...]:
+            statement = f"SELECT row FROM letter WHERE {where} AND {column} <= %s ORDER BY {column} LIMIT %s"  # noqa: S608  # our own text
+            return _rows(connection, statement, value, limit)
+
+        return Overdue(
+            lapsed=first("state = 1", "wake", now.steady),
+            doubtful=first("state = 2", "wake", now.wall),
+            aged=first("state = 0", "wake", now.wall),
+            unput=first("state = 0 AND NOT put", "due", now.wall + MAX_DELAY),
+            waiting=first("state = 0 AND put", "due", now.wall - rows.OVERDUE),
+        )
+
+    def sweep(self, retention: float, key_retention: float, limit: int, connection: Connection) -> int:
+        """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
+        wall = self.now(connection).wall
+        swept = connection.execute(
+            "DELETE FROM letter WHERE key IN (SELECT key FROM letter WHERE state >= 4 AND wake <= %s "
+            "ORDER BY wake LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING key, labels, row",
+            [wall - retention, limit],
+            binary=True,
+        ).fetchall()
+        labels = [(hash, key) for key, joined, _ in swept for hash in hashes_of(joined)]
+        connection.execute("DELETE FROM body WHERE key = ANY(%s::bigint[])", [[key for key, _, _ in swept]])
+        connection.execute(
+            "DELETE FROM label USING unnest(%s::bigint[], %s::bigint[]) AS gone (hash, key) "
+            "WHERE label.hash = gone.hash AND label.key = gone.key",
+            [[hash for hash, _ in labels], [key for _, key in labels]],
+        )
+        keys = connection.execute(
+            "DELETE FROM idempotency WHERE (client, key) IN (SELECT client, key FROM idempotency WHERE at <= %s "
+            "ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
+            [wall - key_retention, limit - len(swept)],
+        )
+        tally: Counter[int] = Counter()
+        for row in decoded([(encoded,) for _, _, encoded in swept]):
+            tally[NUMBERS[row.state]] -= 1
+            tally[DOUBLED] -= row.receipts > 1
+        count(connection, SLOTS, tally)
+        return len(swept) + keys.rowcount
+
+    def statistics(self, connection: Connection) -> LedgerStatistics:
+        """See `Ledger.statistics`. The counts are sums of a few rows."""
+        found = connection.execute("SELECT name, sum(number)::bigint FROM tally GROUP BY name").fetchall()
+        counts: dict[int, int] = dict(found)
+        doubled = counts.pop(DOUBLED, 0)
+        [(oldest,)] = connection.execute(
+            "SELECT min(due) FROM unnest('{false,true}'::bool[]) AS asked (put) CROSS JOIN LATERAL (SELECT due "
+            "FROM letter WHERE state = 0 AND letter.put = asked.put AND due <= %s ORDER BY due LIMIT 1) AS oldest",
+            [self.now(connection).wall],
+        ).fetchall()
+        return LedgerStatistics({STATES[name]: number for name, number in counts.items() if number}, oldest, doubled)
+
+    def pause(self, provider: str, who: str | None, connection: Connection) -> None:
+        """See `Ledger.pause`."""
+        if who is None:
+            connection.execute("DELETE FROM pause WHERE provider = %s", [provider])
+        else:
+            connection.execute(
+                "INSERT INTO pause (provider, since, who) VALUES (%s, %s, %s) "
+                "ON CONFLICT (provider) DO UPDATE SET since = excluded.since, who = excluded.who",
+                [provider, self.now(connection).wall, who],
+            )
+
+    def pauses(self, connection: Connection) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        found = connection.execute("SELECT provider, since, who FROM pause ORDER BY since").fetchall()
+        return [Pause(*values) for values in found]
+
+
+def _newest(conditions: Sequence[tuple[str, Any]]) -> str:
+    where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+    return f"{where} ORDER BY key DESC LIMIT %s"
+
+
+def _rows(connection: Connection, statement: str, *values: Any) -> tuple[Row, ...]:  # noqa: ANN401  # what is bound
+    return decoded(connection.execute(statement.encode(), values, binary=True).fetchall())

@@ -1,0 +1,242 @@
+"""The rows of the PostgreSQL ledger, within the transactions of its writer. Everything here runs on that line's thread.
+
+Other processes write the same rows. So a transaction locks, in the order of their keys, all rows that its operations
+are about; these change them in memory; and what they changed is written by a few long statements.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from postman import transitions
+from postman.backends import rows
+from postman.backends.postgres.connection import Connection
+from postman.backends.postgres.line import Job
+from postman.backends.postgres.queue_moves import insert_notes
+from postman.ledger import Which
+from postman.mail import Id
+from postman.queue import Note
+from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
+
+STATES: Final = tuple(State)
+NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
+"""States as the tables have them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
+DOUBLED: Final = -1
+"""Stands among the states in the tally."""
+SLOTS: Final = 64
+"""Each process counts in rows of its own, as far as chance allows, so that none waits for another's commit."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Row)
+
+
+def key_of(id: Id) -> int:
+    """The primary key of an id: signed 64 bits, in the order of the ids."""
+    return int(id, 16) - 2**63
+
+
+def hash_of(label: tuple[Which, str]) -> bytes:
+    """What the tables have of a label: no address stays in them longer than its letter's body."""
+    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
+
+
+def hashes_of(labels: bytes) -> list[int]:
+    """The numbers in the table of labels that are joined in a letter's column."""
+    return [int.from_bytes(labels[start : start + 8], signed=True) for start in range(0, len(labels), 8)]
+
+
+def decoded(found: Sequence[tuple[Any, ...]]) -> tuple[Row, ...]:
+    """Rows of the ledger from rows of one column."""
+    return tuple(_decoder.decode(encoded) for (encoded,) in found)
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """What is to be done to rows, and what must be read for it.
+
+    Attributes:
+        run: does it, at a time; whoever raises an error of ours has changed nothing.
+        ids: of the rows.
+        bodies: those bodies are needed too.
+        key: an idempotency key, with its client; then `Rows.count` is needed too.
+    """
+
+    run: Callable[[PostgresRows, Now], Any]
+    ids: tuple[Id, ...] = ()
+    bodies: bool = False
+    key: tuple[str, str | None] | None = None
+
+
+class PostgresRows:
+    """See `postman.backends.rows.Rows` and `postman.backends.postgres.line.Work`.
+
+    Args:
+        policy: of the ledger; says when the clerk must look at a row.
+        clock: the time; None: the server's.
+
+    Attributes:
+        notes: to be put in this transaction, each with its delay in seconds.
+    """
+
+    repeatable = False
+
+    def __init__(self, policy: Policy, clock: Callable[[], Now] | None) -> None:
+        self.policy = policy
+        self._clock = clock
+        self._slot = secrets.randbelow(SLOTS)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.notes: list[tuple[Note, float]] = []
+        self._rows: dict[Id, Row] = {}
+        self._bodies: dict[Id, bytes] = {}
+        self._used: dict[tuple[str, str], rows.Used] = {}
+        self._counts: Counter[int] = Counter()
+        self._added: dict[Id, rows.Parcel] = {}
+        self._changed: dict[Id, Row] = {}
+        self._bodiless: list[Id] = []
+        self._remembered: dict[tuple[str, str], float] = {}
+        self._tally: Counter[int] = Counter()
+
+    # Transactions
+
+    def begin(self, connection: Connection, jobs: Sequence[Job[Operation]]) -> None:
+        """See `Work.begin`. The time is read once the rows are locked, so no lease is judged by an older one."""
+        self._forget()
+        requests = [job.request for job in jobs]
+        ids = {key_of(id) for request in requests for id in request.ids}
+        bodies = {key_of(id) for request in requests if request.bodies for id in request.ids}
+        keyed = [request.key for request in requests if request.key is not None]
+        keys = [(client, key) for client, key in keyed if key is not None]
+        with connection.pipeline():
+            connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            ask = partial(connection.execute, binary=True)
+            found = ask("SELECT row FROM letter WHERE key = ANY(%b::bigint[]) ORDER BY key FOR UPDATE", [list(ids)])
+            letters = bodies and ask("SELECT key, letter FROM body WHERE key = ANY(%b::bigint[])", [list(bodies)])
+            used = keys and ask(
+                "SELECT client, key, fingerprint, ids FROM idempotency "
+                "JOIN unnest(%b::text[], %b::text[]) AS asked (client, key) USING (client, key)",
+                [[client for client, _ in keys], [key for _, key in keys]],
+            )
+            counts = keyed and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
+            clock = ask("SELECT extract(epoch FROM clock_timestamp())::float8")
+        self._rows = {row.id: row for row in decoded(found.fetchall())}
+        self._bodies = {Id(f"0x{key + 2**63:016x}"): body for key, body in letters or ()}
+        self._used = {(client, key): rows.Used(print, tuple(ids.split())) for client, key, print, ids in used or ()}
+        self._counts.update(dict(counts or ()))
+        [(wall,)] = clock.fetchall()
+        now = self._clock() if self._clock else Now(wall, wall)
+        for job in jobs:
+            job.do(partial(job.request.run, self, now))
+
+    def commit(self, connection: Connection, _jobs: Sequence[Job[Operation]]) -> None:
+        """See `Work.commit`. All processes write in one order, so that none waits for one that waits for it."""
+        write = partial(_write, connection)
+        added = sorted(
+            (key_of(id), parcel.row.client, self._changed.pop(id, parcel.row), parcel.body, parcel.labels)
+            for id, parcel in self._added.items()
+        )
+        with connection.pipeline():
+            write(
+                "INSERT INTO idempotency (client, key, at, fingerprint, ids) SELECT * FROM unnest"
+                "(%b::text[], %b::text[], %b::float8[], %b::bytea[], %b::text[])",
+                [
+                    (*name, at, self._used[name].fingerprint, " ".join(self._used[name].ids))
+                    for name, at in sorted(self._remembered.items())
+                ],
+            )
+            self._insert(write, added)
+            write(
+                "UPDATE letter SET state = new.state, due = new.due, wake = new.wake, put = new.put, row = new.row "
+                "FROM unnest(%b::bigint[], %b::smallint[], %b::float8[], %b::float8[], %b::bool[], %b::bytea[]) "
+                "AS new (key, state, due, wake, put, row) WHERE letter.key = new.key",
+                [(key_of(id), *self._columns(row)) for id, row in self._changed.items()],
+            )
+            write("DELETE FROM body WHERE key = ANY(%b::bigint[])", [(key_of(id),) for id in self._bodiless])
+            insert_notes(connection, self.notes)
+            count(connection, self._slot, self._tally)
+            connection.execute("COMMIT")
+
+    def _insert(self, write: Callable[[str, Sequence[Sequence[Any]]], None], added: Sequence[tuple[Any, ...]]) -> None:
+        hashes = {key: b"".join(map(hash_of, labels)) for key, _, _, _, labels in added}
+        write(
+            "INSERT INTO letter (key, client, accepted, labels, state, due, wake, put, row) SELECT * FROM unnest"
+            "(%b::bigint[], %b::text[], %b::float8[], %b::bytea[], %b::smallint[], %b::float8[], %b::float8[], "
+            "%b::bool[], %b::bytea[])",
+            [(key, client, row.accepted, hashes[key], *self._columns(row)) for key, client, row, _, _ in added],
+        )
+        write(
+            "INSERT INTO body (key, letter) SELECT * FROM unnest(%b::bigint[], %b::bytea[])",
+            [(key, body) for key, _, row, body, _ in added if row.state not in BODY_NOT_NEEDED],
+        )
+        write(
+            "INSERT INTO label (hash, key) SELECT * FROM unnest(%b::bigint[], %b::bigint[])",
+            [(hash, key) for key in hashes for hash in hashes_of(hashes[key])],
+        )
+
+    def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
+        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)
+
+    # Rows
+
+    def count(self, state: State) -> int:
+        """See `Rows.count`. What other processes are just adding is not in it."""
+        return self._counts[NUMBERS[state]] + self._tally[NUMBERS[state]]
+
+    def get(self, id: Id) -> Row | None:
+        """See `Rows.get`."""
+        return self._rows.get(id)
+
+    def known(self, id: Id) -> bool:
+        """See `Rows.known`."""
+        return id in self._rows
+
+    def body(self, id: Id) -> bytes:
+        """See `Rows.body`."""
+        return self._added[id].body if id in self._added else self._bodies[id]
+
+    def add(self, parcel: rows.Parcel) -> None:
+        """See `Rows.add`."""
+        self._added[parcel.row.id] = parcel
+        self._rows[parcel.row.id] = parcel.row
+        self._tally[NUMBERS[parcel.row.state]] += 1
+
+    def write(self, row: Row, before: Row) -> None:
+        """See `Rows.write`."""
+        self._rows[row.id] = self._changed[row.id] = row
+        self._tally[NUMBERS[before.state]] -= 1
+        self._tally[NUMBERS[row.state]] += 1
+        self._tally[DOUBLED] += (row.receipts > 1) - (before.receipts > 1)
+        if row.state in BODY_NOT_NEEDED and before.state not in BODY_NOT_NEEDED:
+            self._bodiless.append(row.id)
+
+    def used(self, client: str, key: str) -> rows.Used | None:
+        """See `Rows.used`."""
+        return self._used.get((client, key))
+
+    def remember(self, client: str, key: str, used: rows.Used, now: Now) -> None:
+        """See `Rows.remember`."""
+        self._used[client, key] = used
+        self._remembered[client, key] = now.wall
+
+
+def count(connection: Connection, slot: int, tally: Counter[int]) -> None:
+    """Add to the running counts. Last in its transaction: who shares the slot waits for its end."""
+    _write(
+        connection,
+        "INSERT INTO tally (slot, name, number) SELECT * FROM unnest(%b::smallint[], %b::smallint[], %b::bigint[]) "
+        "ON CONFLICT (slot, name) DO UPDATE SET number = tally.number + excluded.number",
+        [(slot, name, number) for name, number in sorted(tally.items()) if number],
+    )
+
+
+def _write(connection: Connection, statement: str, values: Sequence[Sequence[Any]]) -> None:
+    """Run a statement with an array for each column."""
+    if values:
+        connection.execute(statement, [list(column) for column in zip(*values, strict=True)])

@@ -1,0 +1,262 @@
+"""A server, through a connection that is renewed when it breaks; scripts, and what the server's errors mean."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import structlog
+import trio
+from hiredis import ReplyError
+
+from postman.backends.redis.address import Address
+from postman.backends.redis.wire import Command, Wire
+from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.secret import hide
+
+PAUSES: Final = (0.05, 2.0)
+"""Seconds between two tries to connect: the first, the longest; doubling."""
+
+REDIRECTS: Final = 5
+"""So often a cluster may send us on before we give up."""
+
+_log = structlog.get_logger()
+
+_NOT_NOW: Final = frozenset(
+    {"BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "READONLY", "MOVED", "ASK"}
+    | {"NOAUTH", "WRONGPASS"}
+)
+"""Refused before anything was done; may be otherwise later, or when a person has seen to it."""
+_ELSEWHERE: Final = frozenset({"MOVED", "READONLY"})
+
+
+class Script:
+    """A program that the server runs in one go. It is sent once, and named by its hash from then on."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+type ScriptCall = tuple[Sequence[str], Sequence[Any]]
+"""Keys and arguments."""
+
+
+class Client:
+    """See the module. Opened by `open_client`.
+
+    Every method raises `StoreUnavailable` while there is no connection, at once when the last try to connect failed.
+
+    Attributes:
+        prefix: of all keys.
+        on_message: called on each message of the channel, and on each new connection: some may not have been heard.
+    """
+
+    def __init__(self, address: Address, nursery: trio.Nursery, channel: str | None) -> None:
+        self.prefix = address.prefix
+        self._seed = self._address = address
+        self._nursery = nursery
+        self._channel = channel
+        self.on_message: Callable[[], None] = lambda: None
+        self._wire: Wire | None = None
+        self._why: str | None = None
+        self._changed = trio.Event()
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Send commands together; the answers. A cancelled caller's commands may be done.
+
+        Raises:
+            StoreError: of the first that the server refused; the others may have been done.
+        """
+        wire = self._wire
+        if wire is None or wire.broken is not None:
+            wire = await self._wait_for_wire()
+        answers = await wire.ask(*commands)
+        for answer in answers:
+            if isinstance(answer, ReplyError):
+                raise self._translated(answer, wire)
+        return answers
+
+    async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:  # noqa: ANN401  # what a script takes and says
+        """Run a script. A cancelled caller's script may be run."""
+        return (await self._run(script, [(keys, arguments)], ()))[0]
+
+    async def commit(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:  # noqa: ANN401  # the same
+        """Run a script as `commit_all` does."""
+        return (await self.commit_all(script, [(keys, arguments)]))[0]
+
+    async def commit_all(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run a script several times, and wait for its fate though the caller be cancelled: two timeouts at most.
+
+        Raises:
+            StoreUnavailable: also when fewer replicas than the URL's `wait` confirmed it.
+        """
+        wait, timeout = self._address.wait, self._address.timeout
+        waits: tuple[Command, ...] = (("WAIT", wait, int(timeout * 800)),) if wait else ()
+        with trio.CancelScope(shield=True):
+            answers = await self._run(script, calls, waits)
+        if wait and answers.pop() < wait:
+            raise StoreUnavailable(f"fewer than {wait} replicas confirmed a write", may_have_happened=True)
+        return answers
+
+    async def _run(self, script: Script, calls: Sequence[ScriptCall], more: Sequence[Command]) -> list[Any]:
+        commands = [("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]
+        try:
+            return await self.ask(*commands, *more)
+        except _UnknownScript:
+            _, *answers = await self.ask(("SCRIPT", "LOAD", script.source), *commands, *more)
+            return answers
+
+    async def keep_connected(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Connect, again and again. What the first try fails with is raised; a server that is loading is waited for."""
+        wire = await self._connect_when_loaded()
+        task_status.started()
+        while True:
+            self._tell(wire, None)
+            self.on_message()
+            await wire.ended.wait()
+            _log.warning("the connection to Redis is renewed", server=str(self._address), reason=wire.broken)
+            self._tell(None, None)
+            wire = await self._reconnect()
+
+    async def _connect_when_loaded(self) -> Wire:
+        told = False
+        while True:
+            try:
+                return await self._connect()
+            except _Loading as error:
+                if not told:
+                    _log.warning("waiting for Redis to load what it has", reason=str(error))
+                told = True
+                await trio.sleep(PAUSES[0] * random.uniform(1, 5))  # noqa: S311  # spreads many clients
+
+    async def _reconnect(self) -> Wire:
+        pause = PAUSES[0]
+        while True:
+            try:
+                return await self._connect()
+            except StoreError as error:
+                if self._why is None:
+                    _log.warning("Redis cannot be used", reason=str(error))
+                self._tell(None, str(error))
+            self._address = self._seed
+            await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many clients
+            pause = min(PAUSES[1], 2 * pause)
+
+    async def _connect(self) -> Wire:
+        for _ in range(REDIRECTS):
+            try:
+                with trio.fail_after(self._address.timeout):
+                    stream = await self._address.connect()
+            except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
+                raise StoreUnavailable(f"{self._address} cannot be reached: {_in_words(error)}") from error
+            wire = Wire(stream, self._address.timeout, self._hear)
+            self._nursery.start_soon(wire.run)
+            try:
+                elsewhere = await self._greet(wire)
+            except BaseException:
+                wire.break_off("not let in")
+                raise
+            if elsewhere is None:
+                return wire
+            wire.break_off("another server of the cluster has our keys")
+            self._address = self._address.moved(elsewhere)
+        raise StoreUnavailable(f"{self._address} sends us on and on; is the cluster being changed?")
+
+    def _hear(self) -> None:
+        self.on_message()  # as it is by then
+
+    async def _greet(self, wire: Wire) -> str | None:
+        """Introduce ourselves; where to go instead, if the cluster has our keys elsewhere."""
+        address = self._address
+        login = ("AUTH", address.username or "default", address.password.reveal()) if address.password else ()
+        commands: list[Command] = [("HELLO", 3, *login, "SETNAME", "postman")]
+        if address.database:
+            commands.append(("SELECT", address.database))
+        if self._channel is not None:
+            commands.append(("SUBSCRIBE", self._channel))
+        hello, *others, key = await wire.ask(*commands, ("EXISTS", self.prefix))
+        if isinstance(key, ReplyError) and str(key).startswith("MOVED "):
+            return str(key).split()[2]
+        if isinstance(hello, ReplyError):
+            raise StoreRefused(f"{address} does not let us in: {hide(str(hello))}")
+        if hello.get(b"role") == b"replica":
+            raise StoreUnavailable(f"{address} is a replica, which takes no writes; name the primary")
+        for answer in (*others[: bool(address.database)], key):  # without its channel a queue only looks less often
+            if isinstance(answer, ReplyError):
+                raise self._translated(answer, wire)
+        return None
+
+    async def _wait_for_wire(self) -> Wire:
+        with trio.move_on_after(self._address.timeout):
+            while self._why is None:
+                if self._wire is not None and self._wire.broken is None:
+                    return self._wire
+                await self._changed.wait()
+        raise StoreUnavailable(self._why or f"{self._address} did not let us in within {self._address.timeout:g} s")
+
+    def _tell(self, wire: Wire | None, why: str | None) -> None:
+        self._wire, self._why = wire, why
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _translated(self, error: ReplyError, wire: Wire) -> StoreError:
+        """What an error of the server means. Those that are known were told before anything was done."""
+        code = str(error).partition(" ")[0]
+        text = f"{self._address}: {hide(str(error))}"
+        if code in _ELSEWHERE:
+            wire.break_off(text)  # to look for who can; a name may mean another server by now
+        if code == "OOM":
+            return StoreFull(text)
+        if code == "NOSCRIPT":
+            return _UnknownScript(text)
+        if code == "LOADING":
+            return _Loading(text)
+        if code in _NOT_NOW:
+            return StoreUnavailable(text)
+        return StoreError(text)
+
+
+class _UnknownScript(StoreError):
+    """The server was restarted, or its scripts were flushed; nothing was done."""
+
+
+class _Loading(StoreUnavailable):
+    """The server was started and reads its files; that ends by itself."""
+
+
+@asynccontextmanager
+async def open_client(address: Address, channel: str | None = None) -> AsyncGenerator[Client]:
+    """Connect, and stay connected.
+
+    Args:
+        address: of the server.
+        channel: what to listen to.
+
+    Raises:
+        StoreUnavailable: it cannot be reached.
+        StoreRefused: it does not let us in.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            client = Client(address, nursery, channel)
+            await nursery.start(client.keep_connected)
+            yield client
+            nursery.cancel_scope.cancel()
+    except* StoreError as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[StoreError]) -> StoreError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error  # type: ignore[return-value]  # all leaves of the group are of its type
+
+
+def _in_words(error: BaseException) -> str:
+    """What it says; that of TLS stands in the cause."""
+    return hide(str(error) or str(error.__cause__ or "")) or type(error).__name__

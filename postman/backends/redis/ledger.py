@@ -1,0 +1,265 @@
+"""The ledger in Redis or Valkey, shared by all processes that name it, alone or together with its queue.
+
+A change is read, decided here as everywhere, and written if nobody wrote meanwhile; else it is decided anew. Nothing
+is locked, and commands of all letters travel together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import msgspec
+
+from postman.backends import rows
+from postman.backends.redis import ledger_rows as shelf
+from postman.backends.redis import ledger_scripts as scripts
+from postman.backends.redis.address import Address, RedisSettings, address_of
+from postman.backends.redis.checks import check
+from postman.backends.redis.client import Client, open_client
+from postman.backends.redis.ledger_lists import RedisLists
+from postman.backends.redis.ledger_rows import Known, Snapshot
+from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
+from postman.backends.redis.queue_scripts import keys_of
+from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
+from postman.failpoint import failpoint
+from postman.hookspecs import hookimpl
+from postman.kind import Kind, Surroundings
+from postman.ledger import Accepted, Call, Claim, Ended, Filter, Ledger, LedgerStatistics, Overdue, Pause, Unclaimable
+from postman.mail import Id, Letter
+from postman.provider import Receipt
+from postman.queue import Note, Queue
+from postman.row import End, Now, Policy, Row, State, Verb
+
+TURNS: Final = 50
+"""So often a change is decided anew because others were faster: each time one of them came further."""
+IN_HAND: Final = 10_000
+"""Claims of this process whose rows are remembered, so that their ends need not be read for."""
+
+_used = msgspec.msgpack.Decoder(rows.Used)
+
+
+class RedisLedgerSettings(RedisSettings, frozen=True, kw_only=True):
+    """See `postman.ledger.LedgerSettings`."""
+
+    policy: Policy = Policy()
+
+
+class RedisLedger:
+    """See `postman.ledger.Ledger`. Opened by `redis_ledger`. What is done to several rows is a transaction for each.
+
+    Args:
+        client: connected to the server.
+        policy: of postman.toml.
+        durable: see `Ledger`.
+        clock: the time; None: the server's.
+        queue: on the same server, by the same prefix; then `accept` puts the notes in its own transaction.
+    """
+
+    shared = True
+
+    def __init__(
+        self,
+        client: Client,
+        policy: Policy,
+        *,
+        durable: bool,
+        clock: Callable[[], Now] | None = None,
+        queue: RedisQueue | None = None,
+    ) -> None:
+        self.durable = durable
+        self.policy = policy
+        self._client = client
+        self._lists = RedisLists(client, clock)
+        self._queue = queue
+        self._in_hand: dict[Id, Known] = {}
+
+    async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
+        """See `Ledger.accept`. One round trip."""
+        now, policy = self._lists.now(), self.policy
+        parcels = rows.parcels(letters, client, policy, now)
+        ids = tuple(letter.id for letter in letters)
+        field = "" if key is None else f"{client}\0{key}"
+        used = msgspec.msgpack.encode(rows.Used(fingerprint, ids))
+        time = "" if self._queue is None else self._queue.now()
+        arguments: list[Any] = [self._client.prefix, time, field, used, now.wall, policy.max_queued, len(parcels)]
+        for parcel in parcels:
+            arguments += shelf.accept_arguments(parcel, policy)
+        if self._queue is not None:
+            for row in (parcel.row for parcel in parcels if parcel.row.put):
+                arguments += put_arguments(Note(row.id, row.lane, row.size), row.due - now.wall)
+        names = ("keys", "keyed", shelf.index_of_state(State.QUEUED))
+        keys = [*keys_of(self._client.prefix), *map(self._lists.key, names)]
+        failpoint("A3")
+        answer = await self._client.commit(scripts.ACCEPT, keys, *arguments)
+        return self._accepted(answer, ids, fingerprint)
+
+    def _accepted(self, answer: list[bytes], ids: tuple[Id, ...], fingerprint: bytes) -> Accepted:
+        match answer:
+            case [b"used", encoded]:
+                used = _used.decode(encoded)
+                if used.fingerprint != fingerprint:
+                    raise KeyReused("this Idempotency-Key came before with another body")
+                return Accepted(used.ids, replayed=True, noted=self._queue is not None)
+            case [b"full"]:
+                raise StoreFull(f"{self.policy.max_queued} letters are queued already")
+            case [b"taken"]:
+                raise IdTaken("a letter with one of these ids exists")
+            case _:
+                return Accepted(ids, noted=self._queue is not None)
+
+    async def claim(
+        self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
+    ) -> Claim | Unclaimable:
+        """See `Ledger.claim`. Two round trips, one after another call."""
+
+        def decide(snapshot: Snapshot, now: Now) -> Claim | Unclaimable:
+            return rows.claim(snapshot, id, calls, after, owner=owner, policy=self.policy, now=now)
+
+        return await self._change([id], decide, with_body=after is None, in_hand=after is not None)
+
+    async def finish(self, claim: Claim, end: End) -> Row:
+        """See `Ledger.finish`. One round trip."""
+
+        def decide(present: Snapshot, now: Now) -> Row:
+            return rows.finish(present, claim, end, self.policy, now)
+
+        return await self._change([claim.id], decide, in_hand=True)
+
+    async def settle(self, id: Id, receipt: Receipt, source: str) -> Row | None:
+        """See `Ledger.settle`."""
+        return await self._change([id], lambda present, now: rows.settle(present, id, receipt, source, now))
+
+    async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
+        """See `Ledger.act`."""
+        acted: dict[Id, tuple[Row, bool]] = {}
+
+        def decide(present: Snapshot, now: Now) -> None:
+            acted.update(rows.act(present, list(present.known), verb, who, self.policy, now))
+
+        await self._change(list(dict.fromkeys(ids)), decide)
+        return acted
+
+    async def _change[T](
+        self,
+        ids: Sequence[Id],
+        decide: Callable[[Snapshot, Now], T],
+        *,
+        with_body: bool = False,
+        in_hand: bool = False,
+    ) -> T:
+        """Read rows, decide, write what is decided; again for those that somebody else wrote meanwhile.
+
+        What is in hand need not be read, since a write tells whether it is so still; no write tells nothing.
+        """
+        known, now = {id: self._in_hand[id] for id in ids if in_hand and id in self._in_hand}, self._lists.now()
+        for _ in range(TURNS):
+            guessed = bool(known)
+            if not guessed:
+                known, now = await self._read(ids, with_body=with_body)
+            snapshot = Snapshot(known)
+            decided = decide(snapshot, now)
+            lost = await self._write(snapshot, known)
+            if not lost and (snapshot.written or not guessed):
+                return decided
+            ids, known = lost or ids, {}
+        raise StoreUnavailable("a row was changed by others again and again")
+
+    async def _read(self, ids: Sequence[Id], *, with_body: bool) -> tuple[dict[Id, Known], Now]:
+        fields = ("v", "r", "b") if with_body else ("v", "r")
+        *read, time = await self._client.ask(*(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",))
+        known = {}
+        for id, (version, encoded, *body) in zip(ids, read, strict=True):
+            row = shelf.decoded(id, encoded)
+            if row is not None:
+                known[id] = Known(version, row, body[0] if body else None)
+        return known, self._lists.now(time)
+
+    async def _write(self, snapshot: Snapshot, known: Mapping[Id, Known]) -> list[Id]:
+        """Write; the ids of those for which somebody was faster."""
+        written, swaps = list(snapshot.written.values()), []
+        for row in written:
+            self._in_hand.pop(row.id, None)
+            arguments = shelf.swap_arguments(known[row.id], row, self.policy)
+            swaps.append(([self._lists.letter(row.id)], [self._client.prefix, *arguments]))
+        versions = await self._client.commit_all(scripts.SWAP, swaps) if swaps else []
+        for row, version in zip(written, versions, strict=True):
+            if version and row.state is State.SENDING:
+                self._in_hand[row.id] = Known(version, row)
+                if len(self._in_hand) > IN_HAND:
+                    del self._in_hand[next(iter(self._in_hand))]
+        return [row.id for row, version in zip(written, versions, strict=True) if not version]
+
+    async def read(self, id: Id, client: str | None) -> Row | None:
+        """See `Ledger.read`."""
+        known, _ = await self._read([id], with_body=False)
+        row = known[id].row if id in known else None
+        return row if row is not None and client in {None, row.client} else None
+
+    async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
+        """See `Ledger.find`."""
+        return await self._lists.find(filter, after, limit)
+
+    async def overdue(self, limit: int) -> Overdue:
+        """See `Ledger.overdue`."""
+        return await self._lists.overdue(limit)
+
+    async def sweep(self, limit: int) -> int:
+        """See `Ledger.sweep`."""
+        return await self._lists.sweep(self.policy.retention, self.policy.key_retention, limit)
+
+    async def pause(self, provider: str, who: str | None) -> None:
+        """See `Ledger.pause`."""
+        await self._lists.pause(provider, who)
+
+    async def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        return await self._lists.pauses()
+
+    async def statistics(self) -> LedgerStatistics:
+        """See `Ledger.statistics`."""
+        return await self._lists.statistics()
+
+
+@asynccontextmanager
+async def redis_ledger(
+    address: Address,
+    policy: Policy,
+    clock: Callable[[], Now] | None = None,
+    *,
+    queue: RedisQueue | None = None,
+    accept_loss: bool = False,
+) -> AsyncGenerator[RedisLedger]:
+    """The ledger at `address`; `StoreRefused` when it may forget letters there, unless `accept_loss`."""
+    async with open_client(address) as client:
+        durable = await check(client, what="ledger", must_keep=not accept_loss)
+        ledger = RedisLedger(client, policy, durable=durable, clock=clock, queue=queue)
+        await ledger.overdue(1)  # tells the time
+        yield ledger
+
+
+@asynccontextmanager
+async def open_ledger(settings: RedisLedgerSettings, _surroundings: Surroundings) -> AsyncGenerator[Ledger]:
+    """Open `redis://...`, `rediss://...` or `valkey://...`."""
+    async with redis_ledger(address_of(settings), settings.policy, accept_loss=settings.accept_loss) as ledger:
+        yield ledger
+
+
+@asynccontextmanager
+async def open_both(
+    settings: RedisLedgerSettings, of_queue: RedisQueueSettings, _surroundings: Surroundings
+) -> AsyncGenerator[tuple[Ledger, Queue]]:
+    """Open ledger and queue on one server, each with a connection of its own."""
+    address = address_of(settings)
+    async with (
+        redis_queue(address, of_queue.visibility_timeout) as queue,
+        redis_ledger(address, settings.policy, queue=queue, accept_loss=settings.accept_loss) as ledger,
+    ):
+        yield ledger, queue
+
+
+@hookimpl
+def postman_register() -> Kind[RedisLedgerSettings, Ledger]:
+    """The ledger `redis`, under all its names."""
+    return Kind(name="redis", settings=RedisLedgerSettings, open=open_ledger, open_both=open_both)

@@ -1,0 +1,158 @@
+"""What people and the clerk ask the ledger in Redis. A list is read in two steps, so it may be a moment old."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from postman.backends import rows
+from postman.backends.redis import ledger_rows as shelf
+from postman.backends.redis import ledger_scripts as scripts
+from postman.backends.redis.client import Client
+from postman.backends.redis.clock import ServerClock
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
+from postman.mail import Id
+from postman.queue import MAX_DELAY
+from postman.row import Now, Row, State
+
+PAGE: Final = 100
+"""Letters that are looked at together."""
+SLACK: Final = 3_600.0
+"""Seconds that may pass from the making of an id to its acceptance."""
+
+_pauses = msgspec.msgpack.Decoder(Pause)
+
+
+class RedisLists:
+    """The lists of a ledger.
+
+    Args:
+        client: connected to the server.
+        clock: the time; None: the server's.
+    """
+
+    def __init__(self, client: Client, clock: Callable[[], Now] | None) -> None:
+        self._client = client
+        self._server = ServerClock()
+        self._clock = clock or self._server
+
+    def now(self, time: Sequence[bytes] | None = None) -> Now:
+        """The time by the ledger's clock; `time` is what the server's command TIME just answered."""
+        if time is not None:
+            self._server.observe(time)
+        return self._clock()
+
+    def key(self, name: str) -> str:
+        """The key of an index, or of what else has a name."""
+        return self._client.prefix + name
+
+    def letter(self, id: Id) -> str:
+        """The key of a letter."""
+        return self.key(f"letter:{id}")
+
+    async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
+        """See `Ledger.find`. The smallest index is read, newest first; what else is asked for is looked at."""
+        labels = {shelf.hash_of(label) for label in rows.labels_of(filter)}
+        names = [shelf.index_of_label(hash) for hash in labels]
+        names += [] if filter.client is None else [shelf.index_of_client(filter.client)]
+        names += [] if filter.state is None else [shelf.index_of_state(filter.state)]
+        if names:
+            sizes = await self._client.ask(*(("ZCARD", self.key(name)) for name in names))
+            names = [min(zip(sizes, names, strict=True))[1]]
+        found: list[Row] = []
+        while len(found) < limit:
+            ids = await self._page(names or [shelf.index_of_state(state) for state in State], filter.since, after)
+            if not ids:
+                break
+            after = ids[-1]
+            read = await self._client.ask(*(("HMGET", self.letter(id), "r", "l") for id in ids))
+            for id, (encoded, joined) in zip(ids, read, strict=True):
+                row = shelf.decoded(id, encoded)
+                if row is not None and rows.matches(row, filter) and labels <= set(shelf.hashes_of(joined)):
+                    found.append(row)
+        return found[:limit]
+
+    async def _page(self, names: Sequence[str], since: float | None, after: Id | None) -> list[Id]:
+        """The newest ids behind `after` of all these indices."""
+        newest = "+" if after is None else f"({after}"
+        # An id begins with its time, so older letters need not be looked at.
+        oldest = 0 if since is None else min(max(0, int((since - SLACK) * 1_000)), 2**42 - 1) << 22
+        pages = await self._client.ask(
+            *(
+                ("ZRANGE", self.key(name), newest, f"[0x{oldest:016x}", "BYLEX", "REV", "LIMIT", 0, PAGE)
+                for name in names
+            )
+        )
+        return sorted((_id(found) for page in pages for found in page), reverse=True)[:PAGE]
+
+    async def overdue(self, limit: int) -> Overdue:
+        """See `Ledger.overdue`."""
+        [time] = await self._client.ask(("TIME",))
+        now = self.now(time)
+        ends = {
+            shelf.index_of_wake(State.SENDING): now.steady,
+            shelf.index_of_wake(State.IN_DOUBT): now.wall,
+            shelf.index_of_wake(State.QUEUED): now.wall,
+            shelf.UNPUT: now.wall + MAX_DELAY,
+            shelf.PUT: now.wall - rows.OVERDUE,
+        }
+        lists = await self._client.ask(*(self._until(name, end, limit) for name, end in ends.items()))
+        lapsed, doubtful, aged, unput, waiting = [await self._rows(ids) for ids in lists]
+        return Overdue(lapsed, doubtful, aged, unput, waiting)
+
+    def _until(self, name: str, end: float, limit: int) -> tuple[Any, ...]:
+        return "ZRANGE", self.key(name), "-inf", end, "BYSCORE", "LIMIT", 0, limit
+
+    async def _rows(self, found: Sequence[bytes]) -> tuple[Row, ...]:
+        ids = [_id(id) for id in found]
+        read = await self._client.ask(*(("HGET", self.letter(id), "r") for id in ids)) if ids else []
+        return tuple(row for id, encoded in zip(ids, read, strict=True) if (row := shelf.decoded(id, encoded)))
+
+    async def sweep(self, retention: float, key_retention: float, limit: int) -> int:
+        """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
+        [time] = await self._client.ask(("TIME",))
+        wall = self.now(time).wall
+        [found] = await self._client.ask(self._until(shelf.ENDED, wall - retention, limit))
+        ids = [_id(id) for id in found]
+        read = await self._client.ask(*(("HMGET", self.letter(id), "v", "r", "l") for id in ids)) if ids else []
+        forgets = []
+        for id, (version, encoded, joined) in zip(ids, read, strict=True):
+            row = shelf.decoded(id, encoded)
+            if row is None or (row.state.ended and row.since <= wall - retention):  # else it was replayed meanwhile
+                arguments = shelf.forget_arguments(id, version or b"", row, joined or b"")
+                forgets.append(([self.letter(id)], [self._client.prefix, *arguments]))
+        swept = sum(await self._client.commit_all(scripts.FORGET, forgets)) if forgets else 0
+        keys = [self.key("keys"), self.key("keyed")]
+        keyed: int = await self._client.commit(scripts.FORGET_KEYS, keys, wall - key_retention, limit - len(ids))
+        return swept + keyed
+
+    async def statistics(self) -> LedgerStatistics:
+        """See `Ledger.statistics`. The server knows how large its indices are."""
+        *sizes, doubled, put, unput = await self._client.ask(
+            *(("ZCARD", self.key(shelf.index_of_state(state))) for state in State),
+            ("ZCARD", self.key(shelf.DOUBLED)),
+            *(("ZRANGE", self.key(name), 0, 0, "WITHSCORES") for name in (shelf.PUT, shelf.UNPUT)),
+        )
+        wall = self.now().wall
+        dues = [due for _, due in (*put, *unput) if due <= wall]
+        states = {state: size for state, size in zip(State, sizes, strict=True) if size}
+        return LedgerStatistics(states, min(dues, default=None), doubled)
+
+    async def pause(self, provider: str, who: str | None) -> None:
+        """See `Ledger.pause`."""
+        if who is None:
+            await self._client.ask(("HDEL", self.key("pauses"), provider))
+            return
+        encoded = msgspec.msgpack.encode(Pause(provider, self.now().wall, who))
+        await self._client.ask(("HSET", self.key("pauses"), provider, encoded))
+
+    async def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        [found] = await self._client.ask(("HGETALL", self.key("pauses")))
+        return sorted((_pauses.decode(pause) for pause in found.values()), key=lambda pause: pause.since)
+
+
+def _id(found: bytes) -> Id:
+    return Id(found.decode())

@@ -1,0 +1,162 @@
+"""The rows of the ledger in Redis: where a letter stands, what was read of it, what shall be written.
+
+A letter is a hash: `v` the version, which every write counts up, `r` the row, `b` the body, `l` the labels. All
+else are indices, sorted sets of ids, by name:
+
+    state:X     what is in a state          score 0, so in the order of ids
+    client:X    a client's letters          the same
+    label:X     a recipient's or a tag's    the same; X is a hash, no address stays longer than its letter's body
+    wake:X      when the clerk must look    of the three states that it looks at, and of `ended`
+    due:put, due:unput                      what is queued, by the time it is due
+    doubled     what more than one receipt came for
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from postman import transitions
+from postman.backends import rows
+from postman.ledger import Which
+from postman.mail import Id
+from postman.row import BODY_NOT_NEEDED, Policy, Row, State
+
+ENDED: Final = "wake:ended"
+PUT, UNPUT = "due:put", "due:unput"
+DOUBLED: Final = "doubled"
+
+_LOOKED_AT: Final = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
+_LABEL: Final = 8
+"""Bytes of a label's hash."""
+
+_log = structlog.get_logger()
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Row)
+
+
+class Known(NamedTuple):
+    """What the server has of a letter."""
+
+    version: bytes | int
+    row: Row
+    body: bytes | None = None
+
+
+class Snapshot:
+    """See `postman.backends.rows.Present`.
+
+    Attributes:
+        known: what was read.
+        written: what is to be written instead.
+    """
+
+    def __init__(self, known: Mapping[Id, Known]) -> None:
+        self.known = known
+        self.written: dict[Id, Row] = {}
+
+    def get(self, id: Id) -> Row | None:
+        """See `Present.get`."""
+        return self.known[id].row if id in self.known else None
+
+    def body(self, id: Id) -> bytes | None:
+        """See `Present.body`."""
+        return self.known[id].body
+
+    def write(self, row: Row, before: Row) -> None:  # noqa: ARG002  # the version tells
+        """See `Present.write`."""
+        self.written[row.id] = row
+
+
+def index_of_state(state: State) -> str:
+    """The name of the index of a state."""
+    return f"state:{state}"
+
+
+def index_of_wake(state: State) -> str:
+    """The name of the index of what the clerk looks at."""
+    return ENDED if state.ended else f"wake:{state}"
+
+
+def index_of_client(client: str) -> str:
+    """The name of the index of a client."""
+    return f"client:{client}"
+
+
+def index_of_label(hash: bytes) -> str:
+    """The name of the index of a label."""
+    return f"label:{hash.hex()}"
+
+
+def hash_of(label: tuple[Which, str]) -> bytes:
+    """What the server has of a label."""
+    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=_LABEL).digest()
+
+
+def hashes_of(labels: bytes) -> list[bytes]:
+    """The hashes that are joined in a letter's `l`."""
+    return [labels[start : start + _LABEL] for start in range(0, len(labels), _LABEL)]
+
+
+def places(row: Row, policy: Policy) -> dict[str, float]:
+    """Where a row stands while it is as it is: names of indices, and the scores there."""
+    found = {index_of_state(row.state): 0.0}
+    if row.state in _LOOKED_AT or row.state.ended:
+        found[index_of_wake(row.state)] = transitions.wake(row, policy)
+    if row.state is State.QUEUED:
+        found[PUT if row.put else UNPUT] = row.due
+    if row.receipts > 1:
+        found[DOUBLED] = 0.0
+    return found
+
+
+EVERYWHERE: Final = (
+    *(index_of_state(state) for state in State),
+    *sorted({index_of_wake(state) for state in State}),
+    PUT,
+    UNPUT,
+    DOUBLED,
+)
+"""All names that `places` may give."""
+
+
+def swap_arguments(known: Known, row: Row, policy: Policy) -> list[Any]:
+    """For the script SWAP, behind the prefix."""
+    now = places(row, policy)
+    left = [name for name in places(known.row, policy) if name not in now]
+    bodiless = row.state in BODY_NOT_NEEDED and known.row.state not in BODY_NOT_NEEDED
+    return [row.id, known.version, _encoder.encode(row), int(bodiless), len(left), *left, *_flat(now)]
+
+
+def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
+    """For the script ACCEPT: one letter."""
+    row, body, labels = parcel
+    hashes = [hash_of(label) for label in labels]
+    stays = {index_of_client(row.client): 0.0, **{index_of_label(hash): 0.0 for hash in hashes}}
+    found = {**places(row, policy), **stays}
+    return [row.id, _encoder.encode(row), body, b"".join(hashes), len(found), *_flat(found)]
+
+
+def forget_arguments(id: Id, version: bytes, row: Row | None, labels: bytes) -> list[Any]:
+    """For the script FORGET, behind the prefix. Where a damaged row stood for its client is not known."""
+    client = [index_of_client(row.client)] if row else []
+    return [id, version, *EVERYWHERE, *client, *(index_of_label(hash) for hash in hashes_of(labels))]
+
+
+def decoded(id: Id, encoded: bytes | None) -> Row | None:
+    """A row; None when there is none, or it is damaged: it stays as it is, and must not stop the others."""
+    if encoded is None:
+        return None
+    try:
+        return _decoder.decode(encoded)
+    except rows.UNREADABLE as error:
+        _log.error("a row of the ledger is damaged; it is passed over", id=id, error=str(error))
+        return None
+
+
+def _flat(found: Mapping[str, float]) -> Sequence[Any]:
+    return [part for name, score in found.items() for part in (name, score)]

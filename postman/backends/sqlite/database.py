@@ -1,0 +1,326 @@
+"""One SQLite file, one writer: what waits while a commit runs shares the next one.
+
+A thread of its own holds the only connection that writes. Operations come to it as functions; all that wait become one
+transaction, and one wake-up of the loop tells all their callers. The file is in WAL mode with synchronous=FULL, so what
+was committed survives a power cut; WAL with NORMAL does not, nor does a rollback journal with FULL.
+
+Every statement lets go of the interpreter's lock and must win it back from a busy loop, which costs more than the
+statement. So operations change what `Participant`s keep in memory, and each batch is written by a few long statements.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import apsw
+import outcome
+import trio
+
+from postman.backends.sqlite.file import connect, identity, locked, translated
+from postman.errors import PostmanError, StoreUnavailable
+
+CHECKPOINT_PAGES: Final = 1_000
+"""So long a write-ahead log is copied into the file, by another thread."""
+CHECKPOINT_PAGES_AT_MOST: Final = 4_000
+"""Under load that other thread never reaches the end of the log; from here on the writer itself makes the last step."""
+BATCH: Final = 1_000
+GATHER: Final = 0.002
+"""Seconds in which a busy writer lets operations gather: a commit of three takes nearly as much CPU as one of fifty."""
+BUSY: Final = 4
+"""It is busy when so many operations were in the last commit; so a client that is alone does not wait for others."""
+ROWS_PER_STATEMENT: Final = (64, 32, 16, 8, 4, 2, 1)
+"""Powers of two: few statements for any number of rows, and few texts, so that SQLite keeps them all prepared."""
+
+_UNWRITABLE: Final = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
+
+
+class Participant(Protocol):
+    """Who keeps a part of the file in memory. All its methods run on the writer's thread."""
+
+    def flush(self) -> None:
+        """Write what the operations of this transaction changed; it is about to be committed, or to be queried."""
+
+    def forget(self) -> None:
+        """The transaction was rolled back: forget what its operations changed."""
+
+    def kept(self) -> Sequence[Callable[[], None]]:
+        """The transaction was committed. What is returned is called in the loop, before any caller goes on."""
+
+
+class _Job:
+    """An operation on its way to the writer and back."""
+
+    def __init__(self, operation: Callable[[], Any], then: Callable[[outcome.Outcome[Any]], None]) -> None:
+        self.operation = operation
+        self.then = then
+        self.outcome: outcome.Outcome[Any] | None = None
+
+    def run(self) -> None:
+        """Run the operation. An error of ours stays with it: whoever raises it has changed nothing."""
+        try:
+            self.outcome = outcome.Value(self.operation())
+        except PostmanError as error:
+            self.outcome = outcome.Error(error)
+
+    def fail(self, error: Exception) -> None:
+        self.outcome = outcome.Error(error)
+
+    def settle(self) -> None:
+        assert self.outcome is not None, "the writer gave a job back that it had not done"  # noqa: S101  # an invariant
+        self.then(self.outcome)
+
+
+class Database:
+    """An open file. Made by `open_database`.
+
+    Attributes:
+        path: of the file.
+        participants: who is told of flushes, commits and roll-backs; add to it before the first operation.
+        commits: how many transactions were committed.
+        broken: why nothing is written any more; None: all is well.
+    """
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        self.path = path
+        self.connection = connection
+        """For operations and participants only, on the writer's thread."""
+        self.participants: list[Participant] = []
+        self.commits = 0
+        self.broken: str | None = None
+        self._unwritable = False
+        self._identity = identity(path)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._log = _Log(path, connection)
+        self._token = trio.lowlevel.current_trio_token()
+        self._told: list[Callable[[], None]] = []
+
+    async def run[T](self, operation: Callable[[], T]) -> T:
+        """Run `operation` on the writer's thread; on return it is durable.
+
+        Once begun it is not abandoned: a cancelled caller waits for its fate, and is given it. An operation may be run
+        a second time, after a roll-back; one that raises an error of ours must have changed nothing.
+
+        Raises:
+            StoreUnavailable: not now, or never again, see `broken`; `may_have_happened` after a commit of unknown fate.
+            StoreFull: the disk is full; nothing was changed.
+            StoreRefused: the file is damaged or cannot be written.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        task = trio.lowlevel.current_task()
+        self.submit(operation, lambda result: trio.lowlevel.reschedule(task, result))
+        result: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return result
+
+    def submit[T](self, operation: Callable[[], T], then: Callable[[outcome.Outcome[T]], None]) -> None:
+        """As `run`, without waiting: `then` is called in the loop, in the order in which operations were done."""
+        self._jobs.put(_Job(operation, then))
+
+    def nudge(self) -> None:
+        """Commit what participants have to flush, though nobody waits for it."""
+        self.submit(lambda: None, lambda _: None)
+
+    def write_rows(self, head: str, row: str, tail: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement made of `head`, many times `row`, and `tail`, over `rows`."""
+        start = 0
+        for size in ROWS_PER_STATEMENT:
+            sql = head + ",".join([row] * size) + tail
+            while len(rows) - start >= size:
+                self.connection.execute(sql, [value for values in rows[start : start + size] for value in values])
+                start += size
+
+    def flush(self) -> None:
+        """Write what this transaction changed so far, so that a query sees it. For operations."""
+        for participant in self.participants:
+            participant.flush()
+
+    def prove(self) -> None:
+        """If the last write failed, write: whoever asks how we are shall learn whether that is over. For operations."""
+        if self._unwritable:
+            self.connection.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('proof', 1)")
+
+    def close(self) -> None:
+        """Ask the writer to end, once it did what it was asked before."""
+        self._jobs.put(None)
+
+    def serve(self) -> None:
+        """The writer's thread."""
+        batch: list[_Job] = []
+        going = True
+        while going:
+            batch, going = self._next_batch(busy=len(batch) >= BUSY)
+            try:
+                self._transact(batch)
+            except Exception as error:  # noqa: BLE001  # a bug of ours; callers that nobody answers would wait for ever
+                self.broken = f"{self.path}: a bug of ours, {type(error).__name__}; restart"
+                for job in batch:
+                    if job.outcome is None:
+                        job.fail(StoreUnavailable(self.broken, may_have_happened=True))
+            told, self._told = self._told, []
+            with suppress(trio.RunFinishedError):  # then nobody is left to be told
+                self._token.run_sync_soon(_settle, told, batch)
+            if self.broken is None:
+                self._log.shorten()
+        self._log.close()
+        with suppress(apsw.Error):  # a broken file cannot be closed well, and need not be
+            self.connection.close()
+
+    def _next_batch(self, *, busy: bool) -> tuple[list[_Job], bool]:
+        batch: list[_Job] = []
+        job = self._jobs.get()
+        if busy:
+            time.sleep(GATHER)
+        while job is not None:
+            batch.append(job)
+            if len(batch) == BATCH:
+                return batch, True
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                return batch, True
+        return batch, False
+
+    def _transact(self, batch: list[_Job]) -> None:
+        """Do a batch in one transaction; when that cannot be, each of its jobs in one of its own."""
+        committing = False
+        before = self.connection.total_changes()
+        try:
+            self._check()
+            self.connection.execute("BEGIN IMMEDIATE")
+            for job in batch:
+                job.run()
+            self.flush()
+            committing = True
+            self.connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # whatever it is, the callers must be told
+            self._roll_back()
+            self._unwritable |= isinstance(error, _UNWRITABLE)
+            if committing and isinstance(error, apsw.IOError):
+                # Pages that could not be synced may be marked clean by the kernel: a second try would lie.
+                self.broken = f"{self.path}: the disk failed while it was written ({error}); restart on a sound disk"
+                error = StoreUnavailable(self.broken, may_have_happened=True)
+            if self.broken is None and len(batch) > 1:
+                for job in batch:
+                    self._transact([job])
+                return
+            for job in batch:
+                job.fail(translated(error, self.path) if isinstance(error, apsw.Error | UnicodeDecodeError) else error)
+        else:
+            self.commits += 1
+            self._unwritable &= self.connection.total_changes() == before
+            for participant in self.participants:
+                self._told += participant.kept()
+
+    def _check(self) -> None:
+        if self.broken is not None:
+            raise StoreUnavailable(self.broken)
+        if identity(self.path) != self._identity:
+            raise StoreUnavailable(
+                f"{self.path} or the -wal beside it was moved or deleted while it is in use; put it back before the"
+                " service ends, else what is in it is lost"
+            )
+
+    def _roll_back(self) -> None:
+        if not self.connection.get_autocommit():  # SQLite rolls back by itself when the disk is full
+            with suppress(apsw.Error):
+                self.connection.execute("ROLLBACK")
+        for participant in self.participants:
+            participant.forget()
+
+
+class _Log:
+    """The write-ahead log, and the thread that keeps it short."""
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        self._path = path
+        self._writer = connection
+        self._pages = 0
+        self._wanted = threading.Event()
+        self._closing = False
+        connection.set_wal_hook(self._grown)
+        self._thread = threading.Thread(target=self._serve, name=f"checkpoints of {path.name}", daemon=True)
+        self._thread.start()
+
+    def shorten(self) -> None:
+        """Called by the writer between two transactions."""
+        if self._pages >= CHECKPOINT_PAGES:
+            self._wanted.set()
+        if self._pages >= CHECKPOINT_PAGES_AT_MOST:
+            with suppress(apsw.BusyError):  # the other thread is at it
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def close(self) -> None:
+        """Wait for the thread's end. On the writer's thread."""
+        self._closing = True
+        self._wanted.set()
+        self._thread.join()
+
+    def _grown(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def _serve(self) -> None:
+        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._writer.open_vfs)
+        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # before it has read, it knows no log to copy
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._closing:
+                connection.close()
+                return
+            with suppress(apsw.Error):  # the writer meets the same fault, and tells
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+
+@asynccontextmanager
+async def open_database(path: str | Path, vfs: str = "") -> AsyncGenerator[Database]:
+    """Open, or make, the file at `path`; readable by its owner alone.
+
+    Leaving the block commits what was asked for and closes. `vfs` names another SQLite VFS (tests inject faults by it).
+
+    Raises:
+        StoreRefused: another process has it, it is no file of ours, damaged, of a newer version, or cannot be written.
+    """
+    path = Path(path)
+    with locked(path):
+        connection = await _in_thread(lambda: connect(path, vfs))
+        database = Database(path, connection)
+        ended = trio.Event()
+        _start(database.serve, lambda _: ended.set(), name=f"writer of {path.name}")
+        try:
+            yield database
+        finally:
+            database.close()
+            with trio.CancelScope(shield=True):  # what was asked for is committed; a commit is short
+                await ended.wait()
+
+
+def _settle(told: Sequence[Callable[[], None]], batch: Sequence[_Job]) -> None:
+    for call in told:
+        call()
+    for job in batch:
+        job.settle()
+
+
+async def _in_thread[T](work: Callable[[], T]) -> T:
+    """Run `work` in a thread of its own: trio's default limiter is for others. Its end is waited for."""
+    task = trio.lowlevel.current_task()
+    _start(work, lambda result: trio.lowlevel.reschedule(task, result), name="opening")
+    result: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+    return result
+
+
+def _start[T](work: Callable[[], T], then: Callable[[outcome.Outcome[T]], None], name: str) -> None:
+    token = trio.lowlevel.current_trio_token()
+
+    def body() -> None:
+        result = outcome.capture(work)
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(then, result)
+
+    threading.Thread(target=body, name=name, daemon=True).start()

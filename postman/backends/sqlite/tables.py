@@ -1,0 +1,308 @@
+"""The rows of the SQLite ledger: a write-back cache above the tables. Everything here runs on the writer's thread."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from postman import transitions
+from postman.backends import rows
+from postman.backends.sqlite.database import Database
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause, Which
+from postman.mail import Id
+from postman.queue import MAX_DELAY
+from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
+
+STATES: Final = tuple(State)
+NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
+"""States as the file has them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
+
+CACHED: Final = 4_096
+"""So many rows that have not ended are kept in memory; half of the place is for those that are about to be claimed."""
+READ_AHEAD: Final = 32
+CACHED_BODY: Final = 8_192
+"""Bytes; bodies up to this are kept with their rows until they are claimed."""
+SLACK: Final = 3_600.0
+"""Seconds that may pass from the making of an id to its acceptance."""
+
+_log = structlog.get_logger()
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Row)
+
+
+def key_of(id: Id) -> int:
+    """The primary key of an id: signed 64 bits, in the order of the ids."""
+    return int(id, 16) - 2**63
+
+
+def hash_of(label: tuple[Which, str]) -> bytes:
+    """What the file has of a label: no address stays in it longer than its letter's body."""
+    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
+
+
+def _decoded(key: int, encoded: bytes) -> Row | None:
+    """A row of the file; None when it is damaged: it stays as it is, and must not stop the others."""
+    id = f"0x{key + 2**63:016x}"
+    try:
+        row = _decoder.decode(encoded)
+        if row.id == id:
+            return row
+        reason = "it names another letter"
+    except rows.UNREADABLE as error:
+        reason = str(error)
+    _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
+    return None
+
+
+class SqliteRows:
+    """See `postman.backends.rows.Rows` and `postman.backends.sqlite.database.Participant`.
+
+    Attributes:
+        policy: of the ledger; says when the clerk must look at a row.
+    """
+
+    def __init__(self, database: Database, policy: Policy) -> None:
+        self.policy = policy
+        self._database = database
+        self._sql = database.connection
+        self._cache: dict[Id, tuple[Row, bytes | None]] = {}
+        self._added: dict[Id, rows.Parcel] = {}
+        self._changed: dict[Id, Row] = {}
+        self._bodiless: list[Id] = []
+        self._counts: Counter[State] = Counter()
+        self._doubled = 0
+        self._committed: tuple[Counter[State], int] = Counter(), 0
+
+    def load(self, now: Now) -> None:
+        """Count, and put in doubt what a dead process was sending."""
+        states = self._sql.execute("SELECT state, count(*) FROM letter GROUP BY state")
+        self._counts.update({STATES[number]: count for number, count in states if number in range(len(STATES))})
+        self._doubled = self._sql.execute("SELECT number FROM tally WHERE name = 'doubled'").get or 0
+        for row in list(self._rows("WHERE state = 1")):
+            self.write(transitions.orphan(row, self.policy, now), row)
+
+    # What one transaction changes
+
+    def flush(self) -> None:
+        """See `Participant.flush`."""
+        write = self._database.write_rows
+        added = [
+            (key_of(id), self._changed.pop(id, parcel.row), parcel.body, [hash_of(label) for label in parcel.labels])
+            for id, parcel in self._added.items()
+        ]
+        write(
+            "INSERT INTO letter (key, client, labels, state, due, wake, put, row) VALUES ",
+            "(?, ?, ?, ?, ?, ?, ?, ?)",
+            "",
+            [(key, row.client, b"".join(hashes), *self._columns(row)) for key, row, _, hashes in added],
+        )
+        write("INSERT INTO body (key, letter) VALUES ", "(?, ?)", "", [(key, body) for key, _, body, _ in added])
+        write(
+            "INSERT INTO label (hash, key) VALUES ",
+            "(?, ?)",
+            "",
+            [(hash, key) for key, _, _, hashes in added for hash in hashes],
+        )
+        write(
+            "UPDATE letter SET state = new.column2, due = new.column3, wake = new.column4, put = new.column5, "
+            "row = new.column6 FROM (VALUES ",
+            "(?, ?, ?, ?, ?, ?)",
+            ") AS new WHERE letter.key = new.column1",
+            [(key_of(id), *self._columns(row)) for id, row in self._changed.items()],
+        )
+        write("DELETE FROM body WHERE key IN (", "?", ")", [(key_of(id),) for id in self._bodiless])
+        if self._doubled != self._committed[1]:
+            self._sql.execute("INSERT OR REPLACE INTO tally (name, number) VALUES ('doubled', ?)", (self._doubled,))
+        for row in [*self._changed.values(), *(row for _, row, _, _ in added)]:
+            if row.state.ended or len(self._cache) > CACHED // 2:
+                self._cache.pop(row.id, None)
+        self._added, self._changed, self._bodiless = {}, {}, []
+
+    def forget(self) -> None:
+        """See `Participant.forget`."""
+        self._cache, self._added, self._changed, self._bodiless = {}, {}, {}, []
+        self._counts, self._doubled = self._committed[0].copy(), self._committed[1]
+
+    def kept(self) -> Sequence[Callable[[], None]]:
+        """See `Participant.kept`."""
+        self._committed = self._counts.copy(), self._doubled
+        return ()
+
+    # Rows
+
+    def count(self, state: State) -> int:
+        """See `Rows.count`."""
+        return self._counts[state]
+
+    def get(self, id: Id) -> Row | None:
+        """See `Rows.get`."""
+        if id in self._cache:
+            return self._cache[id][0]
+        return next(self._rows("WHERE key = ?", key_of(id)), None)
+
+    def read_ahead(self, id: Id) -> None:
+        """Bring a letter that is about to be claimed into memory, with those behind it, which are likely to be next."""
+        if id in self._cache or len(self._cache) > CACHED:
+            return
+        found = self._sql.execute(
+            "SELECT key, row, CASE WHEN length(letter) <= ? THEN letter END "
+            "FROM letter LEFT JOIN body USING (key) WHERE key >= ? ORDER BY key LIMIT ?",
+            (CACHED_BODY, key_of(id), READ_AHEAD),
+        )
+        for key, encoded, body in found:
+            row = _decoded(key, encoded)
+            if row is not None and not row.state.ended:
+                self._cache.setdefault(row.id, (row, body))
+
+    def known(self, id: Id) -> bool:
+        """See `Rows.known`. Looks in memory alone; the primary key refuses the others."""
+        return id in self._cache
+
+    def body(self, id: Id) -> bytes | None:
+        """See `Rows.body`."""
+        row, body = self._cache.get(id, (None, None))
+        if row is not None and body is not None:
+            self._cache[id] = row, None
+            return body
+        if id in self._added:
+            return self._added[id].body
+        stored: bytes | None = self._sql.execute("SELECT letter FROM body WHERE key = ?", (key_of(id),)).get
+        return stored
+
+    def add(self, parcel: rows.Parcel) -> None:
+        """See `Rows.add`."""
+        row = parcel.row
+        self._added[row.id] = parcel
+        self._cache[row.id] = row, parcel.body if row.size <= CACHED_BODY else None
+        self._counts[row.state] += 1
+
+    def write(self, row: Row, before: Row) -> None:
+        """See `Rows.write`."""
+        _, body = self._cache.get(row.id, (None, None))
+        self._cache[row.id] = row, body
+        self._changed[row.id] = row
+        self._counts[before.state] -= 1
+        self._counts[row.state] += 1
+        self._doubled += (row.receipts > 1) - (before.receipts > 1)
+        if row.state in BODY_NOT_NEEDED and before.state not in BODY_NOT_NEEDED:
+            self._bodiless.append(row.id)
+
+    def used(self, client: str, key: str) -> rows.Used | None:
+        """See `Rows.used`."""
+        found = self._sql.execute(
+            "SELECT fingerprint, ids FROM idempotency WHERE client = ? AND key = ?", (client, key)
+        ).get
+        return rows.Used(found[0], tuple(found[1].split())) if found else None
+
+    def remember(self, client: str, key: str, used: rows.Used, now: Now) -> None:
+        """See `Rows.remember`."""
+        self._sql.execute(
+            "INSERT INTO idempotency (client, key, fingerprint, ids, at) VALUES (?, ?, ?, ?, ?)",
+            (client, key, used.fingerprint, " ".join(used.ids), now.wall),
+        )
+
+    # Lists
+
+    def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
+        """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
+        conditions: list[tuple[str, Any]] = []
+        if after is not None:
+            conditions.append(("key < ?", key_of(after)))
+        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
+            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
+            conditions.append(("key >= ?", (earliest << 22) - 2**63))
+        if filter.client is not None:
+            conditions.append(("client = ?", filter.client))
+        conditions += [
+            ("key IN (SELECT key FROM label WHERE hash = ?)", hash_of(label)) for label in rows.labels_of(filter)
+        ]
+        if filter.state is None and filter.client is None:
+            found = self._newest(conditions)
+        else:
+            states = STATES if filter.state is None else (filter.state,)
+            found = heapq.merge(
+                *(self._newest([*conditions, ("state = ?", NUMBERS[state])]) for state in states),
+                key=lambda row: row.id,
+                reverse=True,
+            )
+        return list(islice((row for row in found if rows.matches(row, filter)), limit))
+
+    def _newest(self, conditions: Sequence[tuple[str, Any]]) -> Iterator[Row]:
+        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+        return self._rows(f"{where} ORDER BY key DESC", *(value for _, value in conditions))
+
+    def overdue(self, limit: int, now: Now) -> Overdue:
+        """See `Ledger.overdue`."""
+
+        def first(where: str, value: float) -> tuple[Row, ...]:
+            return tuple(self._rows(f"{where} LIMIT ?", value, limit))
+
+        return Overdue(
+            lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
+            doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
+            aged=first("INDEXED BY letter_wake WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
+            unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
+            waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
+        )
+
+    def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
+        """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
+        self._database.flush()  # a letter that is replayed in this very transaction must stay
+        swept: list[tuple[Any, ...]] = self._sql.execute(
+            "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
+            (ended_before, limit),
+        ).fetchall()
+        for key, labels, encoded in swept:
+            if row := _decoded(key, encoded):
+                self._counts[row.state] -= 1
+                self._doubled -= row.receipts > 1
+            for start in range(0, len(labels), 8):
+                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
+        keys = [(key,) for key, _, _ in swept]
+        self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
+        self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)
+        self._sql.execute(
+            "DELETE FROM idempotency WHERE (client, key) IN "
+            "(SELECT client, key FROM idempotency WHERE at <= ? ORDER BY at LIMIT ?)",
+            (keyed_before, limit - len(swept)),
+        )
+        return len(swept) + self._sql.changes()
+
+    def statistics(self, wall: float) -> LedgerStatistics:
+        """See `Ledger.statistics`."""
+        self._database.prove()
+        dues = [
+            due
+            for put in (0, 1)
+            for (due,) in self._sql.execute(
+                "SELECT due FROM letter WHERE state = 0 AND put = ? AND due <= ? ORDER BY due LIMIT 1", (put, wall)
+            )
+        ]
+        return LedgerStatistics(+self._counts, min(dues, default=None), self._doubled)
+
+    # Pauses
+
+    def pause(self, provider: str, who: str | None, wall: float) -> None:
+        """See `Ledger.pause`."""
+        self._sql.execute("DELETE FROM pause WHERE provider = ?", (provider,))
+        if who is not None:
+            self._sql.execute("INSERT INTO pause (provider, since, who) VALUES (?, ?, ?)", (provider, wall, who))
+
+    def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
+
+    def _rows(self, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
+        for key, encoded in self._sql.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
+            if row := _decoded(key, encoded):
+                yield row
+
+    def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
+        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import trio
+
+from postman.backends.postgres.queue import POLL, PostgresQueue, queue_on
+from postman.backends.postgres.server import Server, open_side, prepare
+from postman.errors import StoreUnavailable
+from postman.queue import LANES, Lease, Note, Queue
+from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
+from postman.testing.postgres_server import PostgresServer
+
+VISIBILITY_TIMEOUT = 0.4
+
+
+@asynccontextmanager
+async def opened(server: Server, visibility_timeout: float = 60.0) -> AsyncGenerator[PostgresQueue]:
+    await prepare(server, durable=False)
+    async with open_side(server) as side, queue_on(server, side, visibility_timeout) as queue:
+        yield queue
+
+
+async def hears(queue: PostgresQueue, server: PostgresServer) -> None:
+    """Wait until `queue` has begun to listen."""
+    with trio.fail_after(10):
+        while not server.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"):  # noqa: ASYNC110  # it tells no event
+            await trio.sleep(0.01)
+        await trio.sleep(0.05)
+        while queue._fetching:  # noqa: ASYNC110  # the same
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+def under(postgres: Server) -> QueueUnderTest:
+    queues: list[PostgresQueue] = []
+
+    @asynccontextmanager
+    async def open_it() -> AsyncGenerator[Queue]:
+        async with opened(postgres, VISIBILITY_TIMEOUT) as queue:
+            queues.append(queue)
+            yield queue
+
+    async def wait(seconds: float) -> None:
+        await trio.sleep(seconds)
+        quiet = 0
+        while quiet < 4:  # then nothing is under way between a taker's two takes either
+            quiet = 0 if queues[-1]._fetching else quiet + 1
+            await trio.sleep(0.01)
+
+    return QueueUnderTest(open_it, VISIBILITY_TIMEOUT, wait)
+
+
+@pytest.mark.parametrize("check", QUEUE_CHECKS + DURABLE_QUEUE_CHECKS, ids=lambda check: check.__name__)
+async def test_the_contract(check: QueueCheck, under: QueueUnderTest) -> None:
+    await check(under)
+
+
+async def test_a_put_wakes_who_waits_in_another_process(postgres: Server, postgres_process: PostgresServer) -> None:
+    async with opened(postgres) as here, opened(postgres) as there, trio.open_nursery() as nursery:
+        taken: list[Lease] = []
+        nursery.start_soon(take_into, there, taken)
+        await hears(there, postgres_process)
+        began = trio.current_time()
+        await here.put(notes(1))
+        while not taken:  # noqa: ASYNC110  # as a worker would
+            await trio.sleep(0.01)
+        assert trio.current_time() - began < POLL / 2
+
+
+async def test_two_processes_take_each_note_once(postgres: Server) -> None:
+    count, taken = 400, list[Lease]()
+    async with opened(postgres) as here, opened(postgres) as there:
+        await here.put(notes(count))
+        async with trio.open_nursery() as nursery:
+
+            async def take(queue: PostgresQueue) -> None:
+                while len(taken) < count:
+                    taken.append(await queue.take())
+                nursery.cancel_scope.cancel()
+
+            for queue in (here, there) * 8:
+                nursery.start_soon(take, queue)
+        ids = Counter(lease.note.id for lease in taken if lease.note is not None)
+        assert set(ids.values()) == {1}
+        while (await here.statistics()).leased > len(taken):  # noqa: ASYNC110  # what cancelled takers left is on its way back
+            await trio.sleep(0.01)
+        assert sum((await there.statistics()).ready) == count - len(taken)
+
+
+async def test_weights_hold_for_many_takers_at_once(postgres: Server) -> None:
+    async with opened(postgres) as queue:
+        for lane in range(LANES):
+            await queue.put(notes(150, lane, first=1 + 1_000 * lane))
+        served = Counter[int]()
+        for takers in (7, 30, 1, 41, 26):
+            for lease in await take_many(queue, takers):
+                assert lease.note is not None
+                served[lease.note.lane] += 1
+        assert served == {0: 80, 1: 20, 2: 5}
+
+
+async def test_a_lane_that_was_empty_has_saved_up_nothing(postgres: Server) -> None:
+    async with opened(postgres) as queue:
+        await queue.put(notes(200, 1))
+        await take_many(queue, 100)
+        await queue.put(notes(50, 2, first=1_001))
+        lanes = Counter(lease.note.lane for lease in await take_many(queue, 20) if lease.note is not None)
+        assert lanes[2] in {4, 5}, "of 20, a quarter of what the lane above gets"
+
+
+async def test_who_waits_is_told_that_the_server_is_gone_and_takes_when_it_is_back(
+    mortal_postgres: PostgresServer,
+) -> None:
+    async with opened(Server(mortal_postgres.url, timeout=1.0)) as queue:
+        await queue.put(notes(1))
+        mortal_postgres.kill()
+        with pytest.raises(StoreUnavailable):
+            await queue.take()
+        mortal_postgres.start()
+        with trio.fail_after(10):
+            while True:
+                try:
+                    lease = await queue.take()
+                    break
+                except StoreUnavailable:
+                    await trio.sleep(0.05)
+        assert [lease.note] == notes(1)
+
+
+async def test_a_server_that_died_keeps_what_was_put(mortal_postgres: PostgresServer) -> None:
+    async with opened(Server(mortal_postgres.url)) as queue:
+        await queue.put(notes(100))
+        mortal_postgres.kill()
+    mortal_postgres.start()
+    async with opened(Server(mortal_postgres.url)) as queue:
+        assert sum((await queue.statistics()).ready) == 100
+
+
+async def test_a_buried_note_is_kept_with_its_reason(postgres: Server, postgres_process: PostgresServer) -> None:
+    async with opened(postgres) as queue:
+        await queue.put(notes(1))
+        await queue.bury(await queue.take(), "no row")
+    [(reason, kept)] = postgres_process.execute(f"SELECT reason, bytes FROM {postgres.schema}.buried")  # noqa: S608  # our name
+    assert reason == "no row"
+    assert isinstance(kept, bytes)
+    assert msgspec.json.decode(kept, type=Note) == notes(1)[0]
+
+
+async def take_into(queue: PostgresQueue, taken: list[Lease]) -> None:
+    taken.append(await queue.take())
+
+
+async def take_many(queue: PostgresQueue, count: int) -> list[Lease]:
+    """What so many takers get at once."""
+    taken: list[Lease] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(take_into, queue, taken)
+    return taken
