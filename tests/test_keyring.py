@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import tomllib
 from typing import Any
@@ -60,6 +61,7 @@ def test_a_key_with_one_character_changed_is_no_key() -> None:
         f"Bearer {hashlib.sha256(OLD.encode()).hexdigest()}", "Bearer \u00e4", f"Bearer {OLD},{OLD}",
         "Bearer " + "a" * 9_999,
     ],
+    ids=itertools.count(),  # the values are made anew in each run
 )  # fmt: skip  # a table
 def test_anything_but_a_known_key_is_nobodys(authorization: str | None) -> None:
     assert Keyring([key_of(OLD)]).authenticate(authorization) is None
