@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from postman import failpoint
-from postman.backends.sqlite.tables import NUMBERS
+from postman.backends.sqlite.ledger_rows import NUMBERS
 from postman.cli import main
 from postman.row import Row, State
 

@@ -14,8 +14,9 @@ import msgspec
 
 from postman.backends import rows
 from postman.backends.sqlite.database import Database, open_database
+from postman.backends.sqlite.ledger_lists import SqliteLists
+from postman.backends.sqlite.ledger_rows import SqliteRows
 from postman.backends.sqlite.queue import SqliteQueue, path_of, queue_on
-from postman.backends.sqlite.tables import SqliteRows
 from postman.errors import StoreFull
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -64,6 +65,7 @@ class SqliteLedger:
         self._database = database
         self._queue = queue
         self._rows = SqliteRows(database, policy)
+        self._lists = SqliteLists(database, self._rows)
         database.participants.append(self._rows)
 
     @property
@@ -136,30 +138,30 @@ class SqliteLedger:
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`."""
-        return await self._database.run(partial(self._rows.find, filter, after, limit))
+        return await self._database.run(partial(self._lists.find, filter, after, limit))
 
     async def overdue(self, limit: int) -> Overdue:
         """See `Ledger.overdue`."""
-        return await self._database.run(partial(self._rows.overdue, limit, self._clock()))
+        return await self._database.run(partial(self._lists.overdue, limit, self._clock()))
 
     async def sweep(self, limit: int) -> int:
         """See `Ledger.sweep`."""
         wall, policy = self._clock().wall, self.policy
         return await self._database.run(
-            partial(self._rows.sweep, wall - policy.retention, wall - policy.key_retention, limit)
+            partial(self._lists.sweep, wall - policy.retention, wall - policy.key_retention, limit)
         )
 
     async def pause(self, provider: str, who: str | None) -> None:
         """See `Ledger.pause`."""
-        await self._database.run(partial(self._rows.pause, provider, who, self._clock().wall))
+        await self._database.run(partial(self._lists.pause, provider, who, self._clock().wall))
 
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
-        return await self._database.run(self._rows.pauses)
+        return await self._database.run(self._lists.pauses)
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
-        return await self._database.run(partial(self._rows.statistics, self._clock().wall))
+        return await self._database.run(partial(self._lists.statistics, self._clock().wall))
 
 
 @asynccontextmanager

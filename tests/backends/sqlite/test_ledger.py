@@ -14,7 +14,7 @@ import apsw
 import pytest
 import trio
 
-from postman.backends.sqlite import tables
+from postman.backends.sqlite import ledger_rows
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.ledger import SqliteLedger, ledger_on, postman_register
 from postman.backends.sqlite.queue import queue_on
@@ -229,7 +229,7 @@ async def test_no_list_is_made_by_looking_at_all_letters(path: Path) -> None:
 
 
 async def test_a_backlog_larger_than_the_memory_is_sent_whole(path: Path, open_sqlite: OpenLedger) -> None:
-    count, clock = tables.CACHED + 300, StandingClock()
+    count, clock = ledger_rows.CACHED + 300, StandingClock()
     async with open_sqlite(Policy(), clock) as ledger:
         scene = Scene(ledger, clock)
         letters = [scene.letter(subject=str(number)) for number in range(count)]
@@ -344,7 +344,7 @@ async def test_a_claim_that_was_committed_is_given_to_its_caller_though_he_was_c
 
 
 async def _has_body(database: Database, id: Id) -> bool:
-    return bool(await _sql(database, "SELECT 1 FROM body WHERE key = ?", tables.key_of(id)))
+    return bool(await _sql(database, "SELECT 1 FROM body WHERE key = ?", ledger_rows.key_of(id)))
 
 
 async def _sql(database: Database, sql: str, *values: int) -> list[tuple[Any, ...]]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import apsw
 import msgspec
 import structlog
 
 from postman import transitions
 from postman.backends import rows
 from postman.backends.sqlite.database import Database
-from postman.ledger import Filter, LedgerStatistics, Overdue, Pause, Which
+from postman.ledger import Which
 from postman.mail import Id
-from postman.queue import MAX_DELAY
 from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
 
 STATES: Final = tuple(State)
@@ -29,8 +27,6 @@ CACHED: Final = 4_096
 READ_AHEAD: Final = 32
 CACHED_BODY: Final = 8_192
 """Bytes; bodies up to this are kept with their rows until they are claimed."""
-SLACK: Final = 3_600.0
-"""Seconds that may pass from the making of an id to its acceptance."""
 
 _log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
@@ -47,7 +43,7 @@ def hash_of(label: tuple[Which, str]) -> bytes:
     return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
 
 
-def _decoded(key: int, encoded: bytes) -> Row | None:
+def decoded(key: int, encoded: bytes) -> Row | None:
     """A row of the file; None when it is damaged: it stays as it is, and must not stop the others."""
     id = f"0x{key + 2**63:016x}"
     try:
@@ -59,6 +55,13 @@ def _decoded(key: int, encoded: bytes) -> Row | None:
         reason = str(error)
     _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
     return None
+
+
+def stored(connection: apsw.Connection, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
+    """The rows in the file that the rest of a SELECT names, but for those that are damaged."""
+    for key, encoded in connection.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
+        if row := decoded(key, encoded):
+            yield row
 
 
 class SqliteRows:
@@ -85,7 +88,7 @@ class SqliteRows:
         states = self._sql.execute("SELECT state, count(*) FROM letter GROUP BY state")
         self._counts.update({STATES[number]: count for number, count in states if number in range(len(STATES))})
         self._doubled = self._sql.execute("SELECT number FROM tally WHERE name = 'doubled'").get or 0
-        for row in list(self._rows("WHERE state = 1")):
+        for row in list(stored(self._sql, "WHERE state = 1")):
             self.write(transitions.orphan(row, self.policy, now), row)
 
     # What one transaction changes
@@ -145,7 +148,7 @@ class SqliteRows:
         """See `Rows.get`."""
         if id in self._cache:
             return self._cache[id][0]
-        return next(self._rows("WHERE key = ?", key_of(id)), None)
+        return next(stored(self._sql, "WHERE key = ?", key_of(id)), None)
 
     def read_ahead(self, id: Id) -> None:
         """Bring a letter that is about to be claimed into memory, with those behind it, which are likely to be next."""
@@ -157,7 +160,7 @@ class SqliteRows:
             (CACHED_BODY, key_of(id), READ_AHEAD),
         )
         for key, encoded, body in found:
-            row = _decoded(key, encoded)
+            row = decoded(key, encoded)
             if row is not None and not row.state.ended:
                 self._cache.setdefault(row.id, (row, body))
 
@@ -208,101 +211,22 @@ class SqliteRows:
             (client, key, used.fingerprint, " ".join(used.ids), now.wall),
         )
 
-    # Lists
+    def gone(self, row: Row) -> None:
+        """A row that had ended was deleted."""
+        self._counts[row.state] -= 1
+        self._doubled -= row.receipts > 1
 
-    def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
-        """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
-        conditions: list[tuple[str, Any]] = []
-        if after is not None:
-            conditions.append(("key < ?", key_of(after)))
-        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
-            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
-            conditions.append(("key >= ?", (earliest << 22) - 2**63))
-        if filter.client is not None:
-            conditions.append(("client = ?", filter.client))
-        conditions += [
-            ("key IN (SELECT key FROM label WHERE hash = ?)", hash_of(label)) for label in rows.labels_of(filter)
-        ]
-        if filter.state is None and filter.client is None:
-            found = self._newest(conditions)
-        else:
-            states = STATES if filter.state is None else (filter.state,)
-            found = heapq.merge(
-                *(self._newest([*conditions, ("state = ?", NUMBERS[state])]) for state in states),
-                key=lambda row: row.id,
-                reverse=True,
-            )
-        return list(islice((row for row in found if rows.matches(row, filter)), limit))
+    # Counts
 
-    def _newest(self, conditions: Sequence[tuple[str, Any]]) -> Iterator[Row]:
-        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
-        return self._rows(f"{where} ORDER BY key DESC", *(value for _, value in conditions))
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """Of the rows in each state."""
+        return +self._counts
 
-    def overdue(self, limit: int, now: Now) -> Overdue:
-        """See `Ledger.overdue`."""
-
-        def first(where: str, value: float) -> tuple[Row, ...]:
-            return tuple(self._rows(f"{where} LIMIT ?", value, limit))
-
-        return Overdue(
-            lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
-            doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
-            aged=first("INDEXED BY letter_wake WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
-            unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
-            waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
-        )
-
-    def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
-        """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
-        self._database.flush()  # a letter that is replayed in this very transaction must stay
-        swept: list[tuple[Any, ...]] = self._sql.execute(
-            "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
-            (ended_before, limit),
-        ).fetchall()
-        for key, labels, encoded in swept:
-            if row := _decoded(key, encoded):
-                self._counts[row.state] -= 1
-                self._doubled -= row.receipts > 1
-            for start in range(0, len(labels), 8):
-                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
-        keys = [(key,) for key, _, _ in swept]
-        self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
-        self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)
-        self._sql.execute(
-            "DELETE FROM idempotency WHERE (client, key) IN "
-            "(SELECT client, key FROM idempotency WHERE at <= ? ORDER BY at LIMIT ?)",
-            (keyed_before, limit - len(swept)),
-        )
-        return len(swept) + self._sql.changes()
-
-    def statistics(self, wall: float) -> LedgerStatistics:
-        """See `Ledger.statistics`."""
-        self._database.prove()
-        dues = [
-            due
-            for put in (0, 1)
-            for (due,) in self._sql.execute(
-                "SELECT due FROM letter WHERE state = 0 AND put = ? AND due <= ? ORDER BY due LIMIT 1", (put, wall)
-            )
-        ]
-        return LedgerStatistics(+self._counts, min(dues, default=None), self._doubled)
-
-    # Pauses
-
-    def pause(self, provider: str, who: str | None, wall: float) -> None:
-        """See `Ledger.pause`."""
-        self._sql.execute("DELETE FROM pause WHERE provider = ?", (provider,))
-        if who is not None:
-            self._sql.execute("INSERT INTO pause (provider, since, who) VALUES (?, ?, ?)", (provider, wall, who))
-
-    def pauses(self) -> Sequence[Pause]:
-        """See `Ledger.pauses`."""
-        return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
-
-    def _rows(self, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
-        for key, encoded in self._sql.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
-            if row := _decoded(key, encoded):
-                yield row
+    @property
+    def doubled(self) -> int:
+        """Letters that more than one receipt came for."""
+        return self._doubled
 
     def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
         return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)

@@ -1,0 +1,119 @@
+"""What people and the clerk ask of the SQLite ledger: lists, counts, sweeping. It runs on the writer's thread."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from postman.backends import rows
+from postman.backends.sqlite.database import Database
+from postman.backends.sqlite.ledger_rows import NUMBERS, STATES, SqliteRows, decoded, hash_of, key_of, stored
+from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
+from postman.mail import Id
+from postman.queue import MAX_DELAY
+from postman.row import Now, Row
+
+SLACK: Final = 3_600.0
+"""Seconds that may pass from the making of an id to its acceptance."""
+
+
+class SqliteLists:
+    """The lists of a ledger.
+
+    Args:
+        database: where they are.
+        letters: the same ledger's rows.
+    """
+
+    def __init__(self, database: Database, letters: SqliteRows) -> None:
+        self._database = database
+        self._sql = database.connection
+        self._letters = letters
+
+    def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
+        """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
+        conditions: list[tuple[str, Any]] = []
+        if after is not None:
+            conditions.append(("key < ?", key_of(after)))
+        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
+            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
+            conditions.append(("key >= ?", (earliest << 22) - 2**63))
+        if filter.client is not None:
+            conditions.append(("client = ?", filter.client))
+        conditions += [
+            ("key IN (SELECT key FROM label WHERE hash = ?)", hash_of(label)) for label in rows.labels_of(filter)
+        ]
+        if filter.state is None and filter.client is None:
+            found = self._newest(conditions)
+        else:
+            states = STATES if filter.state is None else (filter.state,)
+            found = heapq.merge(
+                *(self._newest([*conditions, ("state = ?", NUMBERS[state])]) for state in states),
+                key=lambda row: row.id,
+                reverse=True,
+            )
+        return list(islice((row for row in found if rows.matches(row, filter)), limit))
+
+    def _newest(self, conditions: Sequence[tuple[str, Any]]) -> Iterator[Row]:
+        where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
+        return stored(self._sql, f"{where} ORDER BY key DESC", *(value for _, value in conditions))
+
+    def overdue(self, limit: int, now: Now) -> Overdue:
+        """See `Ledger.overdue`."""
+
+        def first(where: str, value: float) -> tuple[Row, ...]:
+            return tuple(stored(self._sql, f"{where} LIMIT ?", value, limit))
+
+        return Overdue(
+            lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
+            doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
+            aged=first("INDEXED BY letter_wake WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
+            unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
+            waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
+        )
+
+    def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
+        """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
+        self._database.flush()  # a letter that is replayed in this very transaction must stay
+        swept: list[tuple[Any, ...]] = self._sql.execute(
+            "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
+            (ended_before, limit),
+        ).fetchall()
+        for key, labels, encoded in swept:
+            if row := decoded(key, encoded):
+                self._letters.gone(row)
+            for start in range(0, len(labels), 8):
+                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
+        keys = [(key,) for key, _, _ in swept]
+        self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
+        self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)
+        self._sql.execute(
+            "DELETE FROM idempotency WHERE (client, key) IN "
+            "(SELECT client, key FROM idempotency WHERE at <= ? ORDER BY at LIMIT ?)",
+            (keyed_before, limit - len(swept)),
+        )
+        return len(swept) + self._sql.changes()
+
+    def statistics(self, wall: float) -> LedgerStatistics:
+        """See `Ledger.statistics`."""
+        self._database.prove()
+        dues = [
+            due
+            for put in (0, 1)
+            for (due,) in self._sql.execute(
+                "SELECT due FROM letter WHERE state = 0 AND put = ? AND due <= ? ORDER BY due LIMIT 1", (put, wall)
+            )
+        ]
+        return LedgerStatistics(self._letters.counts, min(dues, default=None), self._letters.doubled)
+
+    def pause(self, provider: str, who: str | None, wall: float) -> None:
+        """See `Ledger.pause`."""
+        self._sql.execute("DELETE FROM pause WHERE provider = ?", (provider,))
+        if who is not None:
+            self._sql.execute("INSERT INTO pause (provider, since, who) VALUES (?, ?, ?)", (provider, wall, who))
+
+    def pauses(self) -> Sequence[Pause]:
+        """See `Ledger.pauses`."""
+        return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
