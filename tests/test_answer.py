@@ -122,6 +122,7 @@ def test_a_body_is_decoded_when_it_is_plain_or_gzip() -> None:
         ("gzip", gzip.compress(bytes(MAX_BODY + 1))),
         ("gzip", gzip.compress(bytes(128 * MAX_BODY))),
     ],
+    ids=["brotli", "twice", "deflate", "not packed", "cut", "one byte too long", "a bomb"],
 )
 def test_a_body_of_another_coding_cut_or_too_long_is_refused(coding: str, body: bytes) -> None:
     with pytest.raises(ValueError, match=r"gzip|coding"):
