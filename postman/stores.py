@@ -25,22 +25,40 @@ async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tupl
         ConfigError: a pair that would break the promise.
         StoreError: a store cannot be opened.
     """
-    config = setup.loaded.config
-    surroundings = Surroundings("store", config.delivery.workers, config.delivery.timeout, client)
-    ledger_kind, queue_kind = setup.ledger.kind, setup.queue.kind
-    ledger_settings = msgspec.structs.replace(setup.ledger.settings, policy=policy_of(config))
+    config, open_both = setup.loaded.config, setup.ledger.kind.open_both
+    surroundings = _surroundings(setup, client)
     timeout = config.queue.visibility_timeout
     queue_settings = msgspec.structs.replace(setup.queue.settings, visibility_timeout=timeout)
-    if config.ledger.url == config.queue.url and ledger_kind.open_both is not None:
-        async with ledger_kind.open_both(ledger_settings, queue_settings, surroundings) as both:
+    if config.ledger.url == config.queue.url and open_both is not None:
+        async with open_both(_ledger_settings(setup), queue_settings, surroundings) as both:
             yield both
         return
     async with (
-        ledger_kind.open(ledger_settings, surroundings) as ledger,
-        queue_kind.open(queue_settings, surroundings) as queue,
+        open_ledger(setup, client) as ledger,
+        setup.queue.kind.open(queue_settings, surroundings) as queue,
     ):
         refuse_pair(ledger, queue)
         yield ledger, queue
+
+
+@asynccontextmanager
+async def open_ledger(setup: Setup, client: ClientFactory) -> AsyncIterator[Ledger]:
+    """Open the ledger alone.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    async with setup.ledger.kind.open(_ledger_settings(setup), _surroundings(setup, client)) as ledger:
+        yield ledger
+
+
+def _surroundings(setup: Setup, client: ClientFactory) -> Surroundings:
+    delivery = setup.loaded.config.delivery
+    return Surroundings("store", delivery.workers, delivery.timeout, client)
+
+
+def _ledger_settings(setup: Setup) -> msgspec.Struct:
+    return msgspec.structs.replace(setup.ledger.settings, policy=policy_of(setup.loaded.config))
 
 
 def refuse_pair(ledger: Ledger, queue: Queue) -> None:

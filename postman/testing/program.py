@@ -20,19 +20,23 @@ from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-import apsw
 import msgspec
 import trio
 
 from postman import failpoint
-from postman.backends.sqlite.ledger_rows import NUMBERS
 from postman.cli import main
+from postman.config import load
+from postman.ledger import Filter
+from postman.registry import set_up
 from postman.row import Row, State
+from postman.stores import open_ledger
+from postman.wire import ClientFactory
 
 PATIENCE = 30.0
 """Seconds after which a test that waits for a process has failed."""
 
 _LOOK = 0.01
+_PAGE = 500
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
@@ -44,14 +48,13 @@ _context.set_forkserver_preload(
         "postman.testing.sick_disk",
     ]
 )
-_decoder = msgspec.msgpack.Decoder(Row)
 
 
 class Program:
     """See the module's docstring. Made by `open_program`.
 
     Attributes:
-        directory: holds postman.toml, the log and the database.
+        directory: holds postman.toml, the log, and a database in a file.
         url: where it listens; of the last start that became ready.
         starts: so many processes were started.
     """
@@ -131,18 +134,21 @@ class Program:
         status = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
         return status.rpartition(")")[2].split()[0] == "T"
 
-    def rows(self, *states: State) -> list[Row]:
-        """The ledger's rows, in all states or in these; for when no process has the file."""
-        assert self._process is not None
-        assert not self._process.is_alive(), "one process has the file to itself"
-        wanted = [number for state, number in NUMBERS.items() if not states or state in states]
-        sql = f"SELECT row FROM letter WHERE state IN ({','.join(map(str, wanted))}) ORDER BY key"  # noqa: S608  # numbers
-        # Read only: what a dead process left behind is for the next one to put in order.
-        connection = apsw.Connection(str(self.directory / "postman.db"), flags=apsw.SQLITE_OPEN_READONLY)
-        try:
-            return [_decoder.decode(row) for (row,) in connection.execute(sql)]
-        finally:
-            connection.close()
+    async def rows(self, *states: State) -> list[Row]:
+        """The ledger's rows, oldest first, in all states or in these.
+
+        A ledger that is not shared can be read when no process has it, and is opened as a start would open it: what a
+        dead process was sending is in doubt from then on.
+        """
+        found: list[Row] = []
+        setup = set_up(load(self.directory / "postman.toml"))
+        async with open_ledger(setup, ClientFactory()) as ledger:
+            for state in states or (None,):
+                after = None
+                while page := await ledger.find(Filter(state=state), after, _PAGE):
+                    found += page
+                    after = page[-1].id
+        return sorted(found, key=lambda row: row.id)
 
 
 @asynccontextmanager
@@ -151,7 +157,7 @@ async def open_program(directory: Path, toml: str) -> AsyncIterator[Program]:
 
     Args:
         directory: of its own.
-        toml: postman.toml; its ledger should be `sqlite:postman.db`.
+        toml: postman.toml.
     """
     path = directory / "postman.toml"
     path.write_text(toml, encoding="utf-8")

@@ -65,7 +65,7 @@ async def test_while_the_disk_cannot_be_written_mails_are_refused_and_afterwards
         status = await customer.get("/status")
         assert status["because"] == [], "the letter whose end could not be written is sent, and not in doubt"
         assert await program.stop() == 0
-        found = report(customer.ids, accepted(), program.rows(), customer.recovered)
+        found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
     assert (found.acked, found.accepted, found.told, found.recovered) == (3, 3, 0, 0)
     assert (found.lost, found.unexpected, found.duplicated) == ((), (), {})
 
@@ -86,7 +86,7 @@ async def test_a_disk_without_room_refuses_and_takes_again_when_there_is_room(
         await customer.post("meanwhile", [large])
         await customer.wait_settled()
         assert await program.stop() == 0
-        found = report(customer.ids, accepted(), program.rows())
+        found = report(customer.ids, accepted(), await program.rows())
     assert (found.acked, found.accepted, found.lost, found.unexpected, found.duplicated) == (3, 3, (), (), {})
 
 
@@ -109,7 +109,7 @@ async def test_after_a_failed_sync_nothing_is_promised_until_a_restart_which_los
         await customer.post("meanwhile", [MAIL])
         await customer.wait_settled()
         assert await program.stop() == 0
-        found = report(customer.ids, accepted(), program.rows())
+        found = report(customer.ids, accepted(), await program.rows())
     assert (found.acked, found.accepted, found.lost, found.unexpected, found.duplicated) == (3, 3, (), (), {})
 
 

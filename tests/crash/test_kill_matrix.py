@@ -66,7 +66,7 @@ async def test_a_crash_on_the_way_in_leaves_all_of_a_request_or_nothing_and_the_
 ) -> None:
     async with open_program(tmp_path, toml(queue=queue)) as program, open_customer(lambda: program.url) as customer:
         await die_and_live_on(program, customer, f"{point}=kill", [a_mail(), a_mail()])
-        rows = program.rows()
+        rows = await program.rows()
     found = report(customer.ids, accepted(), rows, customer.recovered)
     assert [row.id for row in rows] == customer.ids, "the request was stored once"
     assert (found.acked, found.accepted + found.told) == (2, 2)
@@ -111,7 +111,7 @@ async def test_letters_whose_notes_a_crash_prevented_are_found_and_sent_once(
         await customer.post("key", mails)
         await customer.wait_settled()
         await program.stop()
-        found = report(customer.ids, accepted(), program.rows(), customer.recovered)
+        found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
     assert (found.acked, found.accepted, found.recovered) == (3, 3, 3)
     assert (found.lost, found.unexpected, found.duplicated) == ((), (), {})
 
@@ -144,7 +144,7 @@ async def test_a_crash_on_the_way_out_loses_nothing_and_doubles_nothing_unless_t
     mail = a_mail(**{"on-doubt": on_doubt, "content": [{"type": "text/plain", "value": "x" * size}]})
     async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
         await die_and_live_on(program, customer, "" if point == "W6" else f"{point}=kill", [mail])
-        (row,) = program.rows()
+        (row,) = await program.rows()
         found = report(customer.ids, accepted(), [row])
     assert (found.acked, found.lost, found.unexpected) == (1, (), ())
     if point in SAFE:

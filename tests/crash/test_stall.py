@@ -63,7 +63,7 @@ async def test_a_stall_beyond_the_lease_sends_nothing_late_and_nothing_twice(
                 program.signal(signal.SIGCONT)
             await customer.wait_settled(doubt=False)
             assert await program.stop() == 0
-            (rows[step],) = program.rows()
+            (rows[step],) = await program.rows()
             assert customer.ids == [rows[step].id]
 
     async with trio.open_nursery() as nursery:
@@ -106,7 +106,7 @@ async def test_a_letter_that_kills_the_process_is_put_aside_and_the_rest_goes_on
         await customer.wait_settled()
         told = await customer.get(f"/mail/{customer.promised['poison'][0]}")
         await program.stop()
-        rows = program.rows()
+        rows = await program.rows()
     assert (told["state"], told["history"][-1]["reason"]) == (state, reason)
     assert [row.state for row in rows if row.id != told["tracking-id"]] == [State.SENT] * 3
     found = report(customer.ids, accepted(), rows)

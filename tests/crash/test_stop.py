@@ -68,7 +68,7 @@ async def test_of_100_deliveries_in_hand_each_ends_or_is_cut_and_written_down(
         answers["slow"].set()
         assert await program.wait_ended() == 0
         assert GRACE <= time.monotonic() - began < GRACE + 2 + SLACK
-        rows = {str(row.id): row for row in program.rows()}
+        rows = {str(row.id): row for row in await program.rows()}
     of = [rows[id] for id in ids]
     assert [row.state for row in of] == [State.SENT] * 80 + [State.IN_DOUBT] * 10 + [State.QUEUED] * 10
     assert {(row.attempts, row.crashes) for row in of[90:]} == {(0, 0)}, "a stop burns no attempt"
@@ -98,7 +98,7 @@ async def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
         await program.start()
         await wait_until(lambda: len(customer.ids) == len(accepted()) == 2)
         await program.stop()
-        found = report(customer.ids, accepted(), program.rows())
+        found = report(customer.ids, accepted(), await program.rows())
     assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (2, (), (), {})
 
 
@@ -142,7 +142,7 @@ async def test_whenever_a_signal_comes_the_process_ends_in_time_and_nothing_is_l
             await program.start()
         await customer.wait_settled()
         assert await program.stop() == 0
-        found = report(customer.ids, accepted(), program.rows(), customer.recovered)
+        found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
     assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
     assert found.acked == len(customer.ids) > 0
 
