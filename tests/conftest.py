@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -78,6 +78,25 @@ def mortal_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def redis(redis_process: RedisServer) -> Address:
     """A prefix of keys, of which nobody else knows."""
     return address_of(RedisSettings(url=redis_process.url, prefix=secrets.token_hex(4)))
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Makes the URL of an empty place on an engine, by its scheme in postman.toml."""
+
+    def place(engine: str) -> str:
+        name = f"postman_{secrets.token_hex(4)}"
+        match engine:
+            case "sqlite":
+                return f"sqlite:{name}.db"
+            case "postgresql":
+                return f"{request.getfixturevalue('postgres_process').url}?schema={name}"
+            case "redis":
+                return f"{request.getfixturevalue('redis_process').url}?prefix={name}"
+            case _:
+                return f"{engine}:"
+
+    return place
 
 
 @contextmanager

@@ -42,8 +42,11 @@ _context.set_forkserver_preload(
     [
         "__main__",
         "postman.backroom",
+        "postman.backends.postgres.ledger",
+        "postman.backends.redis.ledger",
         "postman.backends.sqlite.ledger",
         "postman.backends.sqlite.queue",
+        "postman.testing.haste",
         "postman.testing.program",
         "postman.testing.sick_disk",
     ]

@@ -16,9 +16,10 @@ TOML = """\
 bind = "127.0.0.1:0"
 max-batch = 100
 [ledger]
-url = "sqlite:postman.db"
+url = "{ledger}"
 [queue]
-url = "sqlite:{queue}"
+url = "{queue}"
+visibility-timeout = {visibility}
 [delivery]
 workers = {workers}
 grace = {grace}
@@ -66,13 +67,18 @@ def toml(vendor: FaultServer, tmp_path: Path, provider: Callable[..., str]) -> C
         workers: int = 1,
         grace: float = 2,
         timeout: float = 20,
-        queue: str = "postman.db",
+        ledger: str = "sqlite:postman.db",
+        queue: str = "sqlite:postman.db",
+        visibility: float = 60,
         weight: int = 1,
         more: str = "",
     ) -> str:
         settings = f'api-key = {{ file = "{key}" }}, base-url = "{vendor.url}"'
         tables = [provider("vendor", "sendgrid", settings, weight, more), *others]
-        return TOML.format(queue=queue, workers=workers, grace=grace, timeout=timeout) + "\n".join(tables)
+        head = TOML.format(
+            ledger=ledger, queue=queue, visibility=visibility, workers=workers, grace=grace, timeout=timeout
+        )
+        return head + "\n".join(tables)
 
     return toml
 

@@ -1,4 +1,7 @@
-"""The process is killed at every step of a mail's way in and out; then it is started again."""
+"""The process is killed at every step of a mail's way in and out; then it is started again.
+
+At every step on SQLite; with every other pair of ledger and queue at the steps where the stores matter.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ from postman.backends.sqlite.ledger import ledger_on
 from postman.backends.sqlite.queue import queue_on
 from postman.clerk import Clerk
 from postman.provider import boottime
-from postman.row import Now, Policy, State
+from postman.row import Now, Policy, Row, State
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
+from postman.testing.haste import hasten
+from postman.testing.pairs import PAIRS, Pair
 from postman.testing.program import Program, open_program
-from postman.testing.report import report
+from postman.testing.report import Report, report
 
 KILLED = -signal.SIGKILL
 Toml = Callable[..., str]
@@ -37,13 +42,19 @@ def a_mail(**more: object) -> dict[str, Any]:
     }
 
 
-async def die_and_live_on(program: Program, customer: Customer, failpoints: str, mails: list[dict[str, Any]]) -> None:
+async def die_and_live_on(
+    program: Program,
+    customer: Customer,
+    failpoints: str,
+    mails: list[dict[str, Any]],
+    before: Callable[[], object] | None = None,
+) -> None:
     """Start, post, die; start again, and wait until the client has its promise and nothing moves."""
-    await program.start(failpoints)
+    await program.start(failpoints, before=before)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(customer.post, "key", mails)
         assert await program.wait_ended() == KILLED
-        await program.start()
+        await program.start(before=before)
     await customer.wait_settled()
     assert await program.stop() == 0
 
@@ -64,7 +75,10 @@ async def die_and_live_on(program: Program, customer: Customer, failpoints: str,
 async def test_a_crash_on_the_way_in_leaves_all_of_a_request_or_nothing_and_the_key_gives_the_same_ids(
     tmp_path: Path, toml: Toml, accepted: Callable[[], list[str]], point: str, stored: bool, queue: str
 ) -> None:
-    async with open_program(tmp_path, toml(queue=queue)) as program, open_customer(lambda: program.url) as customer:
+    async with (
+        open_program(tmp_path, toml(queue=f"sqlite:{queue}")) as program,
+        open_customer(lambda: program.url) as customer,
+    ):
         await die_and_live_on(program, customer, f"{point}=kill", [a_mail(), a_mail()])
         rows = await program.rows()
     found = report(customer.ids, accepted(), rows, customer.recovered)
@@ -100,7 +114,7 @@ async def test_letters_whose_notes_a_crash_prevented_are_found_and_sent_once(
     soon = datetime.now(UTC) + timedelta(seconds=1)
     mails = [a_mail(**{"send-at": (soon + timedelta(milliseconds=n)).isoformat()}) for n in range(3)]
     async with (
-        open_program(tmp_path, toml(queue="queue.db")) as program,
+        open_program(tmp_path, toml(queue="sqlite:queue.db")) as program,
         open_customer(lambda: program.url) as customer,
     ):
         await program.start(f"{point}=kill")
@@ -146,6 +160,11 @@ async def test_a_crash_on_the_way_out_loses_nothing_and_doubles_nothing_unless_t
         await die_and_live_on(program, customer, "" if point == "W6" else f"{point}=kill", [mail])
         (row,) = await program.rows()
         found = report(customer.ids, accepted(), [row])
+    judge(point, on_doubt, row, found)
+
+
+def judge(point: str, on_doubt: str, row: Row, found: Report) -> None:
+    """What may have become of a letter whose process was killed there."""
     assert (found.acked, found.lost, found.unexpected) == (1, (), ())
     if point in SAFE:
         assert (row.state, found.accepted, found.copies, row.crashes) == (State.SENT, 1, 0, 0)
@@ -157,3 +176,44 @@ async def test_a_crash_on_the_way_out_loses_nothing_and_doubles_nothing_unless_t
         assert (row.state, found.accepted, row.crashes) == (State.SENT, 1, 1)
         assert found.copies == (point not in BEFORE_THE_LAST_BYTE)
         assert "sent again by policy; may be a second copy" in {entry.reason for entry in row.history}
+
+
+STEPS_IN = ("A3", "A4", "A5", "A6")
+STEPS_OUT = (("W2", "hold"), ("W5", "hold"), ("W9", "hold"), ("W10", "hold"), ("W5", "resend"))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS[1:] if pair.durable], ids=str)
+async def test_with_every_pair_a_crash_where_the_stores_matter_loses_nothing_and_doubles_nothing(
+    tmp_path: Path, toml: Toml, accepted: Callable[[], list[str]], place: Callable[[str], str], pair: Pair
+) -> None:
+    promised: list[str] = []
+
+    async def crash(point: str, mails: list[dict[str, Any]]) -> tuple[list[Row], Report]:
+        directory = tmp_path / f"{point}-{mails[0].get('on-doubt')}"
+        directory.mkdir()
+        ledger, queue = pair.urls(place)
+        text = toml(ledger=ledger, queue=queue, timeout=2, visibility=2)
+        async with open_program(directory, text) as program, open_customer(lambda: program.url) as customer:
+            await die_and_live_on(program, customer, f"{point}=kill", mails, hasten)
+            rows = await program.rows()
+        promised.extend(customer.ids)
+        taken = [id for id in accepted() if id in customer.ids]
+        return rows, report(customer.ids, taken, rows, customer.recovered)
+
+    async def way_in(point: str) -> None:
+        rows, found = await crash(point, [a_mail(), a_mail()])
+        assert len(rows) == 2, "the request was stored once"
+        assert (found.acked, found.accepted, found.duplicated) == (2, 2, {})
+        assert found.recovered == (0 if point == "A3" else 2)
+
+    async def way_out(point: str, on_doubt: str) -> None:
+        [row], found = await crash(point, [a_mail(**{"on-doubt": on_doubt})])
+        judge(point, on_doubt, row, found)
+
+    async with trio.open_nursery() as nursery:
+        for point in STEPS_IN:
+            if point != "A5" or not pair.one:
+                nursery.start_soon(way_in, point)
+        for point, on_doubt in STEPS_OUT:
+            nursery.start_soon(way_out, point, on_doubt)
+    assert set(accepted()) <= set(promised)
