@@ -40,6 +40,18 @@ class Note(msgspec.Struct, frozen=True, rename={"version": "v"}):
     version: int = 1
 
 
+_reader = msgspec.json.Decoder(Note)
+
+
+def read_note(data: bytes | str) -> Note | None:
+    """The note that these bytes are; None when they are none that can be read."""
+    try:
+        note = _reader.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return note if note.lane in range(LANES) else None
+
+
 class Lease(msgspec.Struct, frozen=True):
     """A note in the hands of one taker until acked, released, buried, or over.
 

@@ -1,0 +1,134 @@
+"""Asks SQS: the AWS JSON protocol over our own HTTP client, signed.
+
+Nothing is sent twice, but for what AWS surely did not do: when it refused the credentials and others are found, or our
+clock and its own clock is known from the answer.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+import trio
+
+from postman.answer import Answer
+from postman.backends.sqs.address import Address
+from postman.backends.sqs.credentials import Credentials
+from postman.backends.sqs.refusal import CLOCK, CREDENTIALS, refusal
+from postman.backends.sqs.signature import sign
+from postman.errors import OutcomeUnknown, ProviderUnavailable, StoreUnavailable
+from postman.wire import Client as HttpClient
+from postman.wire import ClientFactory
+
+SKEW: Final = 120.0
+"""Seconds that our clock may differ before it counts as the cause of a refusal; AWS bears five minutes."""
+
+_log = structlog.get_logger()
+
+
+class Client:
+    """Asks one endpoint, any number of questions at once. Opened by `open_client`.
+
+    Args:
+        address: where to.
+        http: sends to its endpoint.
+        credentials: of the account.
+        patience: seconds for each answer.
+        wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        http: HttpClient,
+        credentials: Credentials,
+        patience: float,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.address = address
+        self._http = http
+        self._credentials = credentials
+        self._patience = patience
+        self._wall = wall
+        self._ahead = 0.0
+        """Seconds by which AWS's clock is ahead of ours, as far as it matters."""
+        self._host = urlsplit(address.endpoint).netloc
+
+    async def ask[T](self, action: str, body: Mapping[str, Any], kind: type[T], name: str, wait: float = 0) -> T:
+        """Ask for an action; its answer as `kind`.
+
+        Args:
+            action: of SQS's API.
+            body: its parameters.
+            kind: what the answer is.
+            name: of the queue, for messages.
+            wait: seconds that SQS may take beside the timeout.
+
+        Raises:
+            Refusal: SQS did not do it, and says why.
+            StoreUnavailable: no answer; `may_have_happened` when it may have been done.
+        """
+        data = msgspec.json.encode(body)
+        answer = await self._post(action, data, wait)
+        if not answer.ok and self._mended(refused := refusal(answer, action, self.address, name).code, answer):
+            _log.warning("AWS refused a signature; it is asked again with another one", reason=refused)
+            answer = await self._post(action, data, wait)
+        if not answer.ok:
+            raise refusal(answer, action, self.address, name)
+        if (read := answer.decode(kind)) is None:
+            raise StoreUnavailable(f"what SQS answered to {action} cannot be read", may_have_happened=True)
+        return read
+
+    async def _post(self, action: str, data: bytes, wait: float) -> Answer:
+        headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"AmazonSQS.{action}"}
+        try:
+            with trio.fail_after(self._patience + wait):
+                keys = await self._credentials.keys()
+                at = datetime.fromtimestamp(self._wall() + self._ahead, UTC)
+                proof = sign(keys, self.address.region, at, {"Host": self._host, **headers}, data)
+                return await self._http.post("/", attempt=None, json=msgspec.Raw(data), headers=headers | proof)
+        except trio.TooSlowError:
+            limit = self._patience + wait
+            raise StoreUnavailable(f"SQS did not answer {action} in {limit:g} s", may_have_happened=True) from None
+        except (ProviderUnavailable, OutcomeUnknown) as error:
+            unknown = isinstance(error, OutcomeUnknown)
+            raise StoreUnavailable(f"SQS, {action}: {error}", may_have_happened=unknown) from error
+
+    def _mended(self, code: str, answer: Answer) -> bool:
+        """Whether there is a reason to expect another answer to another signature."""
+        if code in CLOCK:
+            try:
+                theirs = email.utils.parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
+            except ValueError:
+                theirs = self._wall() + self._ahead
+            if abs(theirs - self._wall() - self._ahead) > SKEW:
+                self._ahead = theirs - self._wall()
+                _log.warning("the clock of this machine is not that of AWS", ahead=round(self._ahead))
+                return True
+        return code in CREDENTIALS and self._credentials.distrust()
+
+
+@asynccontextmanager
+async def open_client(
+    address: Address, factory: ClientFactory, patience: float, wall: Callable[[], float] = time.time
+) -> AsyncGenerator[Client]:
+    """A client whose credentials are renewed ahead of their end.
+
+    Args:
+        address: where to.
+        factory: makes HTTP clients.
+        patience: seconds for each answer.
+        wall: seconds since 1970.
+    """
+    credentials = Credentials()
+    async with factory(base_url=address.endpoint) as http, trio.open_nursery() as nursery:
+        nursery.start_soon(credentials.keep)
+        yield Client(address, http, credentials, patience, wall)
+        nursery.cancel_scope.cancel()
