@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from postman.backends.postgres.server import Server
 from postman.backends.redis.address import Address, RedisSettings, address_of
+from postman.testing.pairs import Places
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.redis_server import RedisServer, redis_server
 
@@ -80,23 +81,20 @@ def redis(redis_process: RedisServer) -> Address:
     return address_of(RedisSettings(url=redis_process.url, prefix=secrets.token_hex(4)))
 
 
+FIXTURES = {"postgresql": "postgres", "redis": "redis"}
+"""What the fixtures above call an engine."""
+
+
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Callable[[str], str]:
-    """Makes the URL of an empty place on an engine, by its scheme in postman.toml."""
+def places(request: pytest.FixtureRequest) -> Places:
+    """Empty places on every engine."""
+    return Places(lambda engine: request.getfixturevalue(f"{FIXTURES[engine]}_process"))
 
-    def place(engine: str) -> str:
-        name = f"postman_{secrets.token_hex(4)}"
-        match engine:
-            case "sqlite":
-                return f"sqlite:{name}.db"
-            case "postgresql":
-                return f"{request.getfixturevalue('postgres_process').url}?schema={name}"
-            case "redis":
-                return f"{request.getfixturevalue('redis_process').url}?prefix={name}"
-            case _:
-                return f"{engine}:"
 
-    return place
+@pytest.fixture
+def mortal_places(request: pytest.FixtureRequest) -> Places:
+    """Empty places on every engine; its servers may be killed."""
+    return Places(lambda engine: request.getfixturevalue(f"mortal_{FIXTURES[engine]}"))
 
 
 @contextmanager

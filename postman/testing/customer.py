@@ -70,7 +70,7 @@ class Customer:
         with trio.fail_after(within):
             while True:
                 letters = (await self.get("/status"))["mails"]
-                if not any(letters[state] for state in states):
+                if letters and not any(letters[state] for state in states):  # None: the ledger does not answer
                     return
                 await trio.sleep(PAUSE)
 

@@ -2,10 +2,57 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
+
+SERVED = frozenset({"postgresql", "redis"})
+"""Schemes whose store is a server."""
+
+
+class Server(Protocol):
+    """What a test starts for itself, and may kill."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        ...
+
+    def kill(self) -> None:
+        """Kill -9."""
+        ...
+
+    def start(self) -> None:
+        """Start it again, with what it has on its disk."""
+        ...
+
+
+class Places:
+    """Empty places on the engines.
+
+    Args:
+        server: of an engine; asked for once.
+
+    Attributes:
+        servers: those that were needed, by their engines.
+    """
+
+    def __init__(self, server: Callable[[str], Server]) -> None:
+        self.servers: dict[str, Server] = {}
+        self._server = server
+
+    def url(self, engine: str) -> str:
+        """Of a place that nobody else knows, as postman.toml names it."""
+        name = f"postman_{secrets.token_hex(4)}"
+        if engine == "sqlite":
+            return f"sqlite:{name}.db"
+        if engine not in SERVED:
+            return f"{engine}:"
+        if engine not in self.servers:
+            self.servers[engine] = self._server(engine)
+        return f"{self.servers[engine].url}?{'schema' if engine == 'postgresql' else 'prefix'}={name}"
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -23,14 +70,19 @@ class Pair(msgspec.Struct, frozen=True):
         return self.ledger if self.one else f"{self.ledger} + {self.queue}"
 
     @property
+    def served(self) -> bool:
+        """Whether a server has the ledger or the queue."""
+        return bool({self.ledger, self.queue} & SERVED)
+
+    @property
     def durable(self) -> bool:
         """Whether a promise outlives the process."""
         return self.ledger != "memory"
 
-    def urls(self, place: Callable[[str], str]) -> tuple[str, str]:
-        """Of the ledger and of the queue; `place` makes the URL of an empty place on an engine."""
-        ledger = place(self.ledger)
-        return ledger, ledger if self.one else place(self.queue)
+    def urls(self, places: Places) -> tuple[str, str]:
+        """Of the ledger and of the queue, both empty."""
+        ledger = places.url(self.ledger)
+        return ledger, ledger if self.one else places.url(self.queue)
 
 
 PAIRS: Final = (

@@ -70,10 +70,11 @@ def toml(vendor: FaultServer, tmp_path: Path, provider: Callable[..., str]) -> C
         ledger: str = "sqlite:postman.db",
         queue: str = "sqlite:postman.db",
         visibility: float = 60,
+        base: str = vendor.url,
         weight: int = 1,
         more: str = "",
     ) -> str:
-        settings = f'api-key = {{ file = "{key}" }}, base-url = "{vendor.url}"'
+        settings = f'api-key = {{ file = "{key}" }}, base-url = "{base}"'
         tables = [provider("vendor", "sendgrid", settings, weight, more), *others]
         head = TOML.format(
             ledger=ledger, queue=queue, visibility=visibility, workers=workers, grace=grace, timeout=timeout
@@ -84,10 +85,10 @@ def toml(vendor: FaultServer, tmp_path: Path, provider: Callable[..., str]) -> C
 
 
 @pytest.fixture
-def accepted(vendor: FaultServer, tmp_path: Path) -> Callable[[], list[str]]:
-    """The ids of the letters that the vendor, or a fake with the file `taken`, took; as often as they took them."""
+def accepted(vendor: FaultServer, tmp_path: Path) -> Callable[..., list[str]]:
+    """The ids of the letters that a vendor, or a fake with the file `taken`, took; as often as they took them."""
 
-    def accepted() -> list[str]:
+    def accepted(vendor: FaultServer = vendor) -> list[str]:
         bodies = [json.loads(request.body) for request in vendor.accepted]
         ids = [body["personalizations"][0]["custom_args"]["postman_id"] for body in bodies]
         files = [path for path in tmp_path.glob("**/taken") if path.is_file()]

@@ -1,12 +1,14 @@
 """The process is killed again and again at any moment, while mails come in and go out; in the end every one is counted.
 
-`pytest tests/crash/test_random_kills.py --long` kills 200 times within 20,000 mails.
+`pytest -s tests/crash/test_random_kills.py --long` kills 200 times within 20,000 mails, then 40 times within 2,000 for
+each pair of ledger and queue, and prints the table of README.md. So does the store's server, where there is one.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ import trio
 
 from postman.failpoint import POINTS
 from postman.mail import OnDoubt
+from postman.row import Row, State
 from postman.testing import acts
 from postman.testing.customer import Customer, open_customer
-from postman.testing.fault_server import Act, FaultServer, Turn
-from postman.testing.program import Program, open_program
-from postman.testing.report import report
+from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
+from postman.testing.haste import hasten
+from postman.testing.pairs import PAIRS, Pair, Places, table
+from postman.testing.program import Program, open_program, wait_until
+from postman.testing.report import Report, report
 
 BATCH = 10
 CUSTOMERS = 8
@@ -50,11 +55,19 @@ def moody() -> Act:
 class Chaos:
     """Kills and starts a service, and lets mails in as it goes: so many for each life."""
 
-    def __init__(self, program: Program, customer: Customer, mails: int, kills: int) -> None:
+    def __init__(
+        self,
+        program: Program,
+        customer: Customer,
+        mails: int,
+        kills: int,
+        before: Callable[[], object] | None = None,
+    ) -> None:
         self._program = program
         self._customer = customer
         self._mails = mails
         self._kills = kills
+        self._before = before
         self._send, self._receive = trio.open_memory_channel[int](mails)
 
     async def run(self) -> None:
@@ -68,7 +81,7 @@ class Chaos:
                     self._send.send_nowait(batch)
                 if life == self._kills:
                     self._send.close()
-                    await self._program.start()
+                    await self._program.start(before=self._before)
                 else:
                     await self._live_and_die()
 
@@ -76,7 +89,7 @@ class Chaos:
         ready = random.random() < 0.9
         at_a_step = random.random() < 0.3
         plan = f"{random.choice(sorted(POINTS))}=kill@{random.randint(1, 5)}" if at_a_step else ""
-        await self._program.start(plan, ready=ready)
+        await self._program.start(plan, ready=ready, before=self._before)
         with trio.move_on_after(random.uniform(0, 0.5 if ready else 0.3)):
             await self._program.wait_ended()
         await self._program.kill()
@@ -122,3 +135,137 @@ async def test_whenever_it_is_killed_nothing_is_lost_and_with_hold_nothing_doubl
     assert found.copies <= cut[OnDoubt.RESEND]
     assert found.told <= cut[OnDoubt.HOLD]
     assert sum(cut.values()), "no kill came while anything was under way"
+
+
+def doubts(rows: Sequence[Row], policy: OnDoubt) -> int:
+    """How often a letter with this policy was in doubt."""
+    return sum(entry.state is State.IN_DOUBT for row in rows if row.on_doubt is policy for entry in row.history)
+
+
+def slow() -> Act:
+    """A vendor that takes everything, after a while."""
+
+    async def play(turn: Turn) -> bool:
+        await trio.sleep(random.uniform(0, 0.3))
+        return await acts.answer(202).play(turn)
+
+    return Act(play)
+
+
+def count(found: Report, rows: Sequence[Row], kills: int) -> tuple[int, ...]:
+    """The numbers of `postman.testing.pairs.COLUMNS`."""
+    resent = {str(row.id) for row in rows if row.on_doubt is OnDoubt.RESEND}
+    resend = sum(copies for id, copies in found.duplicated.items() if id in resent)
+    lost, unexpected = len(found.lost), len(found.unexpected)
+    return (
+        *(kills, found.acked, found.accepted, found.told, lost, unexpected),
+        *(found.copies - resend, resend, found.recovered),
+    )
+
+
+async def test_with_every_pair_nothing_is_lost_whenever_it_is_killed(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    accepted: Callable[[FaultServer], list[str]],
+    places: Places,
+    long: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mails, kills = (2_000, 40) if long else (100, 6)
+    limiter = trio.CapacityLimiter(2 if long else len(PAIRS))
+    figures: dict[Pair, tuple[int, ...]] = {}
+    bounds: dict[Pair, dict[OnDoubt, int]] = {}
+
+    async def run(pair: Pair) -> None:
+        (tmp_path / str(pair)).mkdir()
+        ledger, queue = pair.urls(places)
+        async with (
+            limiter,
+            open_fault_server(otherwise=slow()) as vendor,
+            open_program(
+                tmp_path / str(pair),
+                toml(ledger=ledger, queue=queue, base=vendor.url, workers=24, timeout=3, visibility=2),
+            ) as program,
+            open_customer(lambda: program.url) as customer,
+        ):
+            await Chaos(program, customer, mails, kills, hasten).run()
+            await customer.wait_settled(300)
+            await program.stop()
+            rows = await program.rows()
+            found = report(customer.ids, accepted(vendor), rows, customer.recovered)
+        figures[pair] = count(found, rows, kills)
+        bounds[pair] = {policy: doubts(rows, policy) for policy in OnDoubt}
+        assert found.waiting == 0
+
+    async with trio.open_nursery() as nursery:
+        for pair in PAIRS:
+            nursery.start_soon(run, pair, name=str(pair))
+    if long:
+        with capsys.disabled():
+            print(f"\n{table({pair: figures[pair] for pair in PAIRS})}")  # noqa: T201  # its report
+    for pair in PAIRS:
+        _, acked, _, told, lost, unexpected, held, resent, _ = figures[pair]
+        assert acked == mails
+        if pair.durable:
+            assert (lost, unexpected, held) == (0, 0, 0), str(pair)
+            assert told <= bounds[pair][OnDoubt.HOLD], str(pair)
+            assert resent <= bounds[pair][OnDoubt.RESEND], str(pair)
+
+
+def all_further(before: list[tuple[Customer, int]]) -> bool:
+    """Whether each of them has been promised more since."""
+    return all(len(customer.ids) > number for customer, number in before)
+
+
+async def test_with_every_pair_nothing_is_lost_and_nothing_doubled_when_its_server_is_killed(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    accepted: Callable[[FaultServer], list[str]],
+    mortal_places: Places,
+    long: bool,
+) -> None:
+    kills = 10 if long else 2
+    done = trio.Event()
+    customers: list[Customer] = []
+    found: dict[str, Report] = {}
+
+    async def post(customer: Customer) -> None:
+        batch = 0
+        while not done.is_set():
+            await customer.post(f"{batch}", [{**a_mail(n), "on-doubt": "hold"} for n in range(BATCH)])
+            await trio.sleep(random.uniform(0, 0.2))
+            batch += 1
+
+    async def run(pair: Pair, task_status: trio.TaskStatus[None]) -> None:
+        directory = tmp_path / f"with {pair}"
+        directory.mkdir()
+        ledger, queue = pair.urls(mortal_places)
+        async with (
+            open_fault_server(otherwise=slow()) as vendor,
+            open_program(
+                directory,
+                toml(ledger=ledger, queue=queue, base=vendor.url, workers=8, timeout=3, visibility=2),
+            ) as program,
+            open_customer(lambda: program.url) as customer,
+        ):
+            await program.start(before=hasten)
+            customers.append(customer)
+            task_status.started()
+            await post(customer)
+            await customer.wait_settled(120)
+            assert await program.stop() == 0
+            rows = await program.rows()
+            found[str(pair)] = report(customer.ids, accepted(vendor), rows, customer.recovered)
+
+    async with trio.open_nursery() as nursery:
+        for pair in PAIRS:
+            if pair.served:
+                await nursery.start(run, pair, name=str(pair))
+        for server in [*mortal_places.servers.values()] * kills:
+            await wait_until(partial(all_further, [(customer, len(customer.ids)) for customer in customers]))
+            server.kill()
+            await trio.to_thread.run_sync(server.start)
+        done.set()
+    bad = {pair: (r.waiting, r.lost, r.unexpected, r.duplicated) for pair, r in found.items()}
+    assert bad == dict.fromkeys(bad, (0, (), (), {}))
+    assert all(r.acked > BATCH * kills for r in found.values())
