@@ -57,7 +57,7 @@ class _Url(msgspec.Struct, rename="pascal"):
 
 
 class Channel:
-    """See the module. Opened by `find_channel`.
+    """See the module.
 
     Args:
         client: asks.
@@ -100,14 +100,9 @@ class Channel:
         """Show a message again, sometime soon. If that fails its visibility timeout does it."""
         self._hiding(message, 0)
 
-    async def attributes(self, *names: str) -> Mapping[str, str]:
-        """What the queue says of itself."""
-        body = {"QueueUrl": self._url, "AttributeNames": names}
-        return (await self._client.ask("GetQueueAttributes", body, _Attributes, self.name)).attributes
-
     async def count(self) -> tuple[int, int, int]:
         """Messages that can be received, are delayed, are hidden; about."""
-        found = await self.attributes(*COUNTS)
+        found = await attributes(self._client, self.name, self._url, COUNTS)
         visible, delayed, hidden = (int(found.get(name, "0")) for name in COUNTS)
         return visible, delayed, hidden
 
@@ -144,11 +139,16 @@ def _wrong(action: str, failed: _Failed) -> StoreError:
     return Refusal(f"SQS refused an entry of {action}: {code} {failed.message}", code=code)
 
 
-async def find_channel(client: Client, name: str, nursery: trio.Nursery) -> Channel:
-    """The queue `name`.
+async def find_url(client: Client, name: str) -> str:
+    """By which URL SQS knows the queue `name`.
 
     Raises:
         Refusal: there is none, or the account may not see it.
     """
-    found = await client.ask("GetQueueUrl", {"QueueName": name}, _Url, name)
-    return Channel(client, name, found.queue_url, nursery)
+    return (await client.ask("GetQueueUrl", {"QueueName": name}, _Url, name)).queue_url
+
+
+async def attributes(client: Client, name: str, url: str, asked: Sequence[str]) -> Mapping[str, str]:
+    """What a queue says of itself."""
+    body = {"QueueUrl": url, "AttributeNames": asked}
+    return (await client.ask("GetQueueAttributes", body, _Attributes, name)).attributes

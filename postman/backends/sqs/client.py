@@ -61,6 +61,10 @@ class Client:
         """Seconds by which AWS's clock is ahead of ours, as far as it matters."""
         self._host = urlsplit(address.endpoint).netloc
 
+    async def keep_credentials(self) -> None:
+        """Renew the credentials ahead of their end, until cancelled."""
+        await self._credentials.keep()
+
     async def ask[T](self, action: str, body: Mapping[str, Any], kind: type[T], name: str, wait: float = 0) -> T:
         """Ask for an action; its answer as `kind`.
 
@@ -119,7 +123,7 @@ class Client:
 async def open_client(
     address: Address, factory: ClientFactory, patience: float, wall: Callable[[], float] = time.time
 ) -> AsyncGenerator[Client]:
-    """A client whose credentials are renewed ahead of their end.
+    """A client; nothing is connected yet, and nobody renews its credentials but `keep_credentials`.
 
     Args:
         address: where to.
@@ -127,8 +131,5 @@ async def open_client(
         patience: seconds for each answer.
         wall: seconds since 1970.
     """
-    credentials = Credentials()
-    async with factory(base_url=address.endpoint) as http, trio.open_nursery() as nursery:
-        nursery.start_soon(credentials.keep)
-        yield Client(address, http, credentials, patience, wall)
-        nursery.cancel_scope.cancel()
+    async with factory(base_url=address.endpoint) as http:
+        yield Client(address, http, Credentials(), patience, wall)

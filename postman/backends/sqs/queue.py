@@ -18,11 +18,11 @@ import structlog
 import trio
 
 from postman.backends.sqs.address import SqsQueueSettings, address_of
-from postman.backends.sqs.channel import Channel, find_channel
+from postman.backends.sqs.channel import Channel, attributes, find_url
 from postman.backends.sqs.checks import ASKED, warnings
 from postman.backends.sqs.client import Client, open_client
 from postman.backends.sqs.receiver import WAIT, Held, Receiver
-from postman.backends.sqs.refusal import DENIED, MISSING, Refusal
+from postman.backends.sqs.refusal import CREDENTIALS, DENIED, MISSING, Refusal
 from postman.errors import LeaseLost, StoreRefused, StoreUnavailable
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -157,11 +157,14 @@ async def sqs_queue(
         StoreRefused: a queue is missing or closed to us, and the cure.
         StoreUnavailable: SQS does not answer.
     """
+    places = [(name, await _find(client, name)) for name in client.address.names]
+    if len(places) < LANES:
+        _log.info("the queue has one lane: a mail's priority is not looked at; see lanes=3", queue=places[0][0])
+    dead_url = await _find_dead(client)
     async with trio.open_nursery() as nursery:
-        channels = [await _open(client, name, nursery) for name in client.address.names]
-        if len(channels) < LANES:
-            _log.info("the queue has one lane: a mail's priority is not looked at; see lanes=3", queue=channels[0].name)
-        dead = await _find_dead(client, nursery)
+        nursery.start_soon(client.keep_credentials)
+        channels = [Channel(client, name, url, nursery) for name, url in places]
+        dead = Channel(client, client.address.dead, dead_url, nursery) if dead_url else None
         async with trio.open_nursery() as calls:
             receiver = Receiver(channels, visibility_timeout, calls, wait)
             calls.start_soon(receiver.serve)
@@ -173,19 +176,21 @@ async def sqs_queue(
         nursery.cancel_scope.cancel()
 
 
-async def _open(client: Client, name: str, nursery: trio.Nursery) -> Channel:
+async def _find(client: Client, name: str) -> str:
     try:
-        channel = await find_channel(client, name, nursery)
-        for warning in warnings(await channel.attributes(*ASKED)):
+        url = await find_url(client, name)
+        for warning in warnings(await attributes(client, name, url, ASKED)):
             _log.warning("a queue of SQS is not set as it should be", queue=name, reason=warning)
     except Refusal as error:
-        raise StoreRefused(str(error)) from error
-    return channel
+        if error.code in MISSING | DENIED | CREDENTIALS:
+            raise StoreRefused(str(error)) from error
+        raise
+    return url
 
 
-async def _find_dead(client: Client, nursery: trio.Nursery) -> Channel | None:
+async def _find_dead(client: Client) -> str | None:
     try:
-        return await find_channel(client, client.address.dead, nursery)
+        return await find_url(client, client.address.dead)
     except Refusal as error:
         if error.code in MISSING | DENIED:
             return None

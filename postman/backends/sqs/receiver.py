@@ -67,7 +67,8 @@ class Receiver:
         self._stirred = trio.Event()
         self._asked = 0
         self._calls = 0
-        self._failures = 0
+        self._failed = False
+        self._pause = PAUSES[0]
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
@@ -88,9 +89,9 @@ class Receiver:
         while True:
             await self._stirred.wait()
             self._stirred = trio.Event()
-            if self._failures:
-                pause = min(PAUSES[1], PAUSES[0] * 2.0 ** min(self._failures, 10))
-                await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many processes
+            if self._failed:
+                await trio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many processes
+                self._pause = min(PAUSES[1], 2 * self._pause)
             self._ask()
 
     def _ask(self) -> None:
@@ -137,11 +138,11 @@ class Receiver:
         try:
             messages = await lane.channel.receive(count, self._visibility, wait)
         except StoreError as error:
-            self._failures += 1
+            self._failed = True
             while self._takers:
                 self._resume(outcome.Error(copy.copy(error)))
             return
-        self._failures = 0
+        self._failed, self._pause = False, PAUSES[0]
         lane.stocked = bool(messages)
         self._hand_out(lane, messages)
 
