@@ -12,8 +12,10 @@ import pytest
 from postman.backends.postgres.server import Server
 from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.testing.pairs import Places
+from postman.testing.pairs import Server as PlaceServer
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.redis_server import RedisServer, redis_server
+from postman.testing.sqs_server import SqsServer, moto_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,20 +83,25 @@ def redis(redis_process: RedisServer) -> Address:
     return address_of(RedisSettings(url=redis_process.url, prefix=secrets.token_hex(4)))
 
 
-FIXTURES = {"postgresql": "postgres", "redis": "redis"}
-"""What the fixtures above call an engine."""
+@pytest.fixture(scope="session")
+def sqs_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
+    """A server for all tests that do not turn its clock."""
+    with moto_server(tmp_path_factory.mktemp("sqs")) as server:
+        yield server
 
 
 @pytest.fixture
 def places(request: pytest.FixtureRequest) -> Places:
     """Empty places on every engine."""
-    return Places(lambda engine: request.getfixturevalue(f"{FIXTURES[engine]}_process"))
+    fixtures = {"postgresql": "postgres_process", "redis": "redis_process", "sqs": "sqs_process"}
+    return Places(lambda engine: request.getfixturevalue(fixtures[engine]))
 
 
 @pytest.fixture
-def mortal_places(request: pytest.FixtureRequest) -> Places:
-    """Empty places on every engine; its servers may be killed."""
-    return Places(lambda engine: request.getfixturevalue(f"mortal_{FIXTURES[engine]}"))
+def mortal_places(mortal_postgres: PostgresServer, mortal_redis: RedisServer, sqs_process: SqsServer) -> Places:
+    """Empty places on every engine; two of its servers may be killed."""
+    servers: dict[str, PlaceServer] = {"postgresql": mortal_postgres, "redis": mortal_redis, "sqs": sqs_process}
+    return Places(lambda engine: servers[engine])
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 from postman import clerk, postbox
 from postman.backends import rows
 
 
 def hasten() -> None:
-    """For `Program.start(before=hasten)`: leases are as long as a call, and the clerk is never far."""
+    """For `Program.start(before=hasten)`: leases are as long as a call, and the clerk is never far.
+
+    An emulator of SQS is asked with keys of nobody.
+    """
     postbox.LEASE_MARGIN = 0.5
     clerk.PERIOD = 0.5
     rows.OVERDUE = 1.0
+    os.environ |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}

@@ -8,24 +8,12 @@ from typing import Final, Protocol
 
 import msgspec
 
-SERVED = frozenset({"postgresql", "redis"})
-"""Schemes whose store is a server."""
-
 
 class Server(Protocol):
-    """What a test starts for itself, and may kill."""
+    """What a test starts for itself."""
 
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        ...
-
-    def kill(self) -> None:
-        """Kill -9."""
-        ...
-
-    def start(self) -> None:
-        """Start it again, with what it has on its disk."""
+    def place(self, name: str) -> str:
+        """The URL of an empty place, as postman.toml has it."""
         ...
 
 
@@ -33,26 +21,22 @@ class Places:
     """Empty places on the engines.
 
     Args:
-        server: of an engine; asked for once.
-
-    Attributes:
-        servers: those that were needed, by their engines.
+        server: of an engine; asked for each time.
     """
 
     def __init__(self, server: Callable[[str], Server]) -> None:
-        self.servers: dict[str, Server] = {}
         self._server = server
 
     def url(self, engine: str) -> str:
-        """Of a place that nobody else knows, as postman.toml names it."""
+        """Of a place that nobody else knows."""
         name = f"postman_{secrets.token_hex(4)}"
-        if engine == "sqlite":
-            return f"sqlite:{name}.db"
-        if engine not in SERVED:
-            return f"{engine}:"
-        if engine not in self.servers:
-            self.servers[engine] = self._server(engine)
-        return f"{self.servers[engine].url}?{'schema' if engine == 'postgresql' else 'prefix'}={name}"
+        match engine:
+            case "memory":
+                return "memory:"
+            case "sqlite":
+                return f"sqlite:{name}.db"
+            case _:
+                return self._server(engine).place(name)
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -71,8 +55,8 @@ class Pair(msgspec.Struct, frozen=True):
 
     @property
     def served(self) -> bool:
-        """Whether a server has the ledger or the queue."""
-        return bool({self.ledger, self.queue} & SERVED)
+        """Whether a server keeps the ledger."""
+        return self.ledger in {"postgresql", "redis"}
 
     @property
     def durable(self) -> bool:
@@ -92,11 +76,13 @@ PAIRS: Final = (
     Pair("postgresql", "postgresql", one=True),
     Pair("postgresql", "postgresql"),
     Pair("postgresql", "redis"),
+    Pair("postgresql", "sqs"),
     Pair("postgresql", "sqlite"),
     Pair("postgresql", "memory"),
     Pair("redis", "redis", one=True),
     Pair("redis", "redis"),
     Pair("redis", "postgresql"),
+    Pair("redis", "sqs"),
     Pair("redis", "sqlite"),
     Pair("redis", "memory"),
     Pair("memory", "memory"),

@@ -82,6 +82,10 @@ class PostgresServer:
                 continue
         self._end(signal.SIGKILL)
 
+    def place(self, name: str) -> str:
+        """The URL of an empty schema, as postman.toml has it."""
+        return f"{self.url}?schema={name}"
+
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run a statement on a connection of its own; what it found."""
         with psycopg.connect(self.url, autocommit=True, connect_timeout=2) as connection:

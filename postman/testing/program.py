@@ -46,6 +46,7 @@ _context.set_forkserver_preload(
         "postman.backends.redis.ledger",
         "postman.backends.sqlite.ledger",
         "postman.backends.sqlite.queue",
+        "postman.backends.sqs.queue",
         "postman.testing.haste",
         "postman.testing.program",
         "postman.testing.sick_disk",

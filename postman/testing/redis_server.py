@@ -76,6 +76,10 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
 
+    def place(self, name: str) -> str:
+        """The URL of an empty prefix, as postman.toml has it."""
+        return f"{self.url}?prefix={name}"
+
     def ask(self, *command: Any) -> Any:  # noqa: ANN401  # what it takes and says
         """One command on a connection of its own; an error of the server is returned."""
         reader = hiredis.Reader()

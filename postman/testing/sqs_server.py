@@ -63,6 +63,11 @@ class SqsServer:
             data = answer.read()
         return msgspec.json.decode(data) if data else None
 
+    def place(self, name: str) -> str:
+        """The URL of a new queue, as postman.toml has it."""
+        self.make(name)
+        return f"sqs://{REGION}/{name}?endpoint={self.endpoint}"
+
     def make(self, name: str, attributes: Mapping[str, str] | None = None) -> str:
         """Make a queue; its URL."""
         url: str = self.ask("CreateQueue", QueueName=name, Attributes=attributes or {})["QueueUrl"]

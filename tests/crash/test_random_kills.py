@@ -23,7 +23,9 @@ from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
 from postman.testing.haste import hasten
 from postman.testing.pairs import PAIRS, Pair, Places, table
+from postman.testing.postgres_server import PostgresServer
 from postman.testing.program import Program, open_program, wait_until
+from postman.testing.redis_server import RedisServer
 from postman.testing.report import Report, report
 
 BATCH = 10
@@ -217,11 +219,13 @@ def all_further(before: list[tuple[Customer, int]]) -> bool:
     return all(len(customer.ids) > number for customer, number in before)
 
 
-async def test_with_every_pair_nothing_is_lost_and_nothing_doubled_when_its_server_is_killed(
+async def test_with_every_pair_nothing_is_lost_and_nothing_doubled_when_their_servers_are_killed(
     tmp_path: Path,
     toml: Callable[..., str],
     accepted: Callable[[FaultServer], list[str]],
     mortal_places: Places,
+    mortal_postgres: PostgresServer,
+    mortal_redis: RedisServer,
     long: bool,
 ) -> None:
     kills = 10 if long else 2
@@ -261,7 +265,8 @@ async def test_with_every_pair_nothing_is_lost_and_nothing_doubled_when_its_serv
         for pair in PAIRS:
             if pair.served:
                 await nursery.start(run, pair, name=str(pair))
-        for server in [*mortal_places.servers.values()] * kills:
+        servers: list[PostgresServer | RedisServer] = [mortal_postgres, mortal_redis] * kills
+        for server in servers:
             await wait_until(partial(all_further, [(customer, len(customer.ids)) for customer in customers]))
             server.kill()
             await trio.to_thread.run_sync(server.start)
