@@ -51,7 +51,7 @@ def ledger(redis: RedisAddress, redis_process: RedisServer) -> str:
     return f"{redis_process.url}?prefix={redis.prefix.strip('{}:')}"
 
 
-async def test_all_lanes_are_delivered_and_a_killed_service_goes_on(
+async def test_all_lanes_are_delivered_and_what_a_stop_left_is_delivered_after_it(
     tmp_path: Path, ledger: str, moto: SqsServer, make: Callable[..., Address]
 ) -> None:
     address = make(moto, 3)
@@ -61,7 +61,7 @@ async def test_all_lanes_are_delivered_and_a_killed_service_goes_on(
         async with open_customer(lambda: program.url) as customer:
             for number, priority in enumerate(("high", "normal", "bulk")):
                 await customer.post(f"first-{priority}", mails(10, 10 * number, priority))
-            await program.kill()
+            assert await program.stop() == 0
             await program.start()
             await customer.post("second", mails(10, 30, "normal"))
             await customer.wait_settled()
