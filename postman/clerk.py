@@ -1,6 +1,6 @@
 """The clerk: sees to what nobody else sees to. Every process runs one; each step is a compare-and-set, so many may run.
 
-A round, every 15 s and at start:
+A round, every 15 s and at start, and soon again when there was more than a round may do:
 
 1. `sending` with its lease over            -> in doubt
 2. in doubt, and its time has come          -> held, sent again, or failed, by policy
@@ -28,6 +28,8 @@ from postman.row import Row, State, Verb
 _log = structlog.get_logger()
 
 PERIOD = 15.0
+SOON = 1.0
+"""Seconds to the next round, when this one left something."""
 LIMIT = 500
 """Rows of each list in a round."""
 
@@ -67,23 +69,26 @@ class Clerk:
     async def run(self) -> None:
         """Round after round, until cancelled. A store that does not answer costs this round, not the next."""
         while True:
+            more = False
             try:
-                await self.round()
+                more = await self.round()
             except StoreError as error:
                 _log.warning("the clerk could not finish a round", reason=str(error))
             except Exception:  # noqa: BLE001  # the clerk outlives its own bugs
                 _log.exception("a bug of ours; the clerk goes on with the next round")
-            await trio.sleep(PERIOD * random.uniform(0.8, 1.2))  # noqa: S311  # spreads many instances
+            await trio.sleep((SOON if more else PERIOD) * random.uniform(0.8, 1.2))  # noqa: S311  # spreads many instances
 
-    async def round(self) -> None:
-        """One round."""
+    async def round(self) -> bool:
+        """One round; whether it had as much to do as a round may."""
         overdue = await self._ledger.overdue(LIMIT)
-        await self._act(overdue.lapsed, Verb.LAPSE)
+        lapsed = await self._act(overdue.lapsed, Verb.LAPSE)
         decided = await self._act([row for row in overdue.doubtful if self._may_decide(row)], Verb.DECIDE)
-        await self._act(overdue.aged, Verb.AGE)
+        aged = await self._act(overdue.aged, Verb.AGE)
         await self.put([*overdue.unput, *(row for row in decided if row.state is State.QUEUED)])
-        await self._put(await self._lost(overdue.waiting))
-        await self._ledger.sweep(LIMIT)
+        lost = await self._lost(overdue.waiting)
+        await self._put(lost)
+        swept = await self._ledger.sweep(LIMIT)
+        return LIMIT in {len(lapsed), len(decided), len(aged), len(overdue.unput), len(lost), swept}
 
     async def put(self, rows: Sequence[Row]) -> None:
         """Put notes for rows that became queued, and remember it."""
@@ -118,7 +123,7 @@ class Clerk:
         shown = sum(statistics.ready) + statistics.delayed + statistics.leased
         self._thin_looks = self._thin_looks + 1 if shown < len(waiting) else 0
         if self._thin_looks >= 2:
-            self._thin_looks = 0
+            self._thin_looks = int(len(waiting) == LIMIT)  # the others' notes were lost too: one look is enough
             _log.warning("notes were lost; they are put again", letters=len(waiting), notes=shown)
             return waiting
         old = self._wall() - OLD

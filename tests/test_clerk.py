@@ -12,10 +12,11 @@ from trio.testing import MockClock
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import MemoryQueue, memory_queue
-from postman.clerk import PERIOD, Clerk
+from postman.clerk import LIMIT, PERIOD, Clerk
 from postman.errors import StoreUnavailable
 from postman.ledger import Call, Claim, Overdue
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
+from postman.provider import Receipt
 from postman.queue import Note, QueueStatistics
 from postman.row import End, EndKind, Now, Policy, Row, State
 
@@ -214,3 +215,35 @@ async def test_a_store_that_fails_costs_a_round_and_not_the_clerk(autojump_clock
         with trio.move_on_after(PERIOD * 4):
             await d.clerk.run()
     assert rounds >= 3
+
+
+async def test_more_than_a_round_may_do_is_done_round_after_round_without_a_pause(autojump_clock: MockClock) -> None:
+    async with desk(Policy(retention=10)) as d, trio.open_nursery() as nursery:
+        for _ in range(3 * LIMIT + 1):
+            claim = await d.begin_call(await d.accept())
+            await d.ledger.finish(claim, End(EndKind.REJECTED, "no such mailbox"))
+        await trio.sleep(11)
+        nursery.start_soon(d.clerk.run)
+        await trio.sleep(PERIOD / 2)
+        assert (await d.ledger.statistics()).states == {}
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_lost_notes_are_put_again_as_fast_as_letters_leave(autojump_clock: MockClock) -> None:
+    async def deliver() -> None:
+        while True:
+            lease = await d.queue.take()
+            assert lease.note is not None
+            claim = await d.ledger.claim(lease.note.id, [CALL])
+            if isinstance(claim, Claim):
+                await d.ledger.finish(claim, End(EndKind.ACCEPTED, receipt=Receipt()))
+            await d.queue.ack(lease)
+
+    async with desk() as d, trio.open_nursery() as nursery:
+        for _ in range(4 * LIMIT):
+            await d.accept()
+        nursery.start_soon(deliver)
+        nursery.start_soon(d.clerk.run)
+        await trio.sleep(61 + 4 * PERIOD)
+        assert set((await d.ledger.statistics()).states) == {State.SENT}
+        nursery.cancel_scope.cancel()

@@ -59,8 +59,9 @@ class FailsOverWithoutANewClaim(Delivery):
 
 
 class NoClerk(Clerk):
-    async def round(self) -> None:
+    async def round(self) -> bool:
         await trio.lowlevel.checkpoint()
+        return False
 
 
 class MarksALiveCallAsDoubt(SimulatedLedger):
