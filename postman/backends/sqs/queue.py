@@ -69,8 +69,6 @@ class SqsQueue:
             bodies.setdefault(channel, []).append(msgspec.json.encode(note).decode())
         sent = [channel.send(texts, _bounded(delay)) for channel, texts in bodies.items()]
         for group in sent:
-            await group.done.wait()
-        for group in sent:
             await group.wait()
 
     async def take(self) -> Lease:

@@ -151,24 +151,36 @@ async def test_a_stocked_queue_is_asked_by_several_calls_but_not_for_more_than_a
     assert "ChangeMessageVisibilityBatch" not in vendor.asked
 
 
-async def test_what_comes_for_nobody_is_given_back_at_once_and_when_the_queue_is_closed(vendor: Vendor) -> None:
-    arrives = trio.Event()
+async def test_what_comes_for_nobody_is_given_back_before_the_queue_is_closed(vendor: Vendor) -> None:
+    arrives, first, answers = trio.Event(), trio.Event(), trio.Event()
 
     async def late(turn: Turn) -> bool:
         await arrives.wait()
-        return await acts.answer(200, body=msgspec.json.encode({"Messages": [message(1), message(2)]})).play(turn)
+        body = {"Messages": [message(number) for number in range(5)]}
+        return await acts.answer(200, body=msgspec.json.encode(body)).play(turn)
+
+    async def slow(turn: Turn) -> bool:
+        first.set()
+        await answers.wait()
+        return await acts.answer(200, body=msgspec.json.encode(all_done(msgspec.json.decode(turn.request.body)))).play(
+            turn
+        )
+
+    async def answer_when_all_wait() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        answers.set()
 
     vendor.answers["ReceiveMessage"] = lambda _: Act(late)
-    async with asked(vendor) as queue:
+    vendor.answers["ChangeMessageVisibilityBatch"] = lambda _: Act(slow)
+    async with trio.open_nursery() as nursery, asked(vendor) as queue:
         with trio.move_on_after(0.05):
             await queue.take()
         arrives.set()
-        await until(lambda: not queue._receiver._calls)
+        await first.wait()
+        nursery.start_soon(answer_when_all_wait)
     entries = [entry for body in vendor.asked["ChangeMessageVisibilityBatch"] for entry in body["Entries"]]
-    assert {(entry["ReceiptHandle"], entry["VisibilityTimeout"]) for entry in entries} == {
-        ("receipt 1", 0),
-        ("receipt 2", 0),
-    }
+    assert sorted(entry["ReceiptHandle"] for entry in entries) == [f"receipt {number}" for number in range(5)]
+    assert {entry["VisibilityTimeout"] for entry in entries} == {0}
 
 
 async def test_leaving_is_prompt_though_a_call_waits(vendor: Vendor) -> None:
