@@ -19,7 +19,7 @@ def warnings(attributes: Mapping[str, str]) -> Iterator[str]:
         read = json.loads(policy)
         yield (
             f"it has a redrive policy: a note that was received {read.get('maxReceiveCount')} times goes to"
-            f" {read.get('deadLetterTargetArn')}. Postman puts it again, so no mail is lost, but it waits for an hour,"
+            f" {read.get('deadLetterTargetArn')}. Postman puts it again, so no mail is lost, but it may wait an hour,"
             " and the other queue fills up; remove the policy, Postman counts attempts in the ledger"
         )
     if (retention := int(attributes.get("MessageRetentionPeriod", "345600"))) < 4 * MAX_DELAY:
