@@ -173,12 +173,14 @@ async def test_with_every_pair_nothing_is_lost_whenever_it_is_killed(
     long: bool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mails, kills = (2_000, 40) if long else (100, 6)
     limiter = trio.CapacityLimiter(2 if long else len(PAIRS))
     figures: dict[Pair, tuple[int, ...]] = {}
     bounds: dict[Pair, dict[OnDoubt, int]] = {}
 
     async def run(pair: Pair) -> None:
+        mails, kills = (2_000, 40) if long else (100, 6)
+        if long and pair.queue == "sqs":  # moto grows slow by the calls that dead processes still wait in
+            mails, kills = 500, 10
         (tmp_path / str(pair)).mkdir()
         ledger, queue = pair.urls(places)
         async with (
@@ -197,7 +199,7 @@ async def test_with_every_pair_nothing_is_lost_whenever_it_is_killed(
             found = report(customer.ids, accepted(vendor), rows, customer.recovered)
         figures[pair] = count(found, rows, kills)
         bounds[pair] = {policy: doubts(rows, policy) for policy in OnDoubt}
-        assert found.waiting == 0
+        assert (found.acked, found.waiting) == (mails, 0)
 
     async with trio.open_nursery() as nursery:
         for pair in PAIRS:
@@ -206,8 +208,7 @@ async def test_with_every_pair_nothing_is_lost_whenever_it_is_killed(
         with capsys.disabled():
             print(f"\n{table({pair: figures[pair] for pair in PAIRS})}")  # noqa: T201  # its report
     for pair in PAIRS:
-        _, acked, _, told, lost, unexpected, held, resent, _ = figures[pair]
-        assert acked == mails
+        *_, told, lost, unexpected, held, resent, _ = figures[pair]
         if pair.durable:
             assert (lost, unexpected, held) == (0, 0, 0), str(pair)
             assert told <= bounds[pair][OnDoubt.HOLD], str(pair)
