@@ -21,6 +21,7 @@ The floors, from the street up; imports run downwards only:
 - the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`
 - the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
 - between them: `clerk`
+- several queues as one: `shards`
 - contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
   `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
 - implementations: `backends/`, a folder for each engine; providers are plugins, found by `registry`

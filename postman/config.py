@@ -78,9 +78,14 @@ class LedgerTable(_Table, frozen=True, kw_only=True):
 class QueueTable(_Table, frozen=True, kw_only=True):
     """`[queue]`: the wake-up."""
 
-    url: str | None = None
+    url: str | tuple[str, ...] | None = None
     visibility_timeout: Positive = 60.0
     max_length: Count = 1_000_000
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Of all queues, when there are several."""
+        return (self.url,) if isinstance(self.url, str) else self.url or ()
 
 
 class DeliveryTable(_Table, frozen=True, kw_only=True):
@@ -176,11 +181,11 @@ def load(path: Path) -> Loaded:
 
 def _with_whole_urls(config: Config, directory: Path) -> Config:
     ledger = _whole_url(config.ledger.url, directory)
-    queue = ledger if config.queue.url is None else _whole_url(config.queue.url, directory)
+    queues = (ledger,) if config.queue.url is None else [_whole_url(url, directory) for url in config.queue.urls]
     return msgspec.structs.replace(
         config,
         ledger=msgspec.structs.replace(config.ledger, url=ledger),
-        queue=msgspec.structs.replace(config.queue, url=queue),
+        queue=msgspec.structs.replace(config.queue, url=queues[0] if len(queues) == 1 else tuple(queues)),
     )
 
 
@@ -192,8 +197,9 @@ def _whole_url(url: str, directory: Path) -> str:
 def _cross_check(config: Config, reader: Reader, place: Place) -> None:
     http, ledger = place.under("http"), place.under("ledger")
     for mistake in _bind_mistakes(config.http):
-        reader.note(http, mistake)
-    for url, table in ((config.ledger.url, ledger), (config.queue.url or "", place.under("queue"))):
+        reader.note(http, f"{bind} {mistake}")
+    queue = place.under("queue")
+    for url, table in ((config.ledger.url, ledger), *((url, queue) for url in config.queue.urls)):
         if ":" not in url:
             reader.note(table, f'url = "{url}" has no scheme, such as memory: or sqlite:postman.db')
     if config.ledger.key_retention > config.ledger.retention:
@@ -215,9 +221,21 @@ def _bind_mistakes(http: Http) -> Iterator[str]:
     if not http.key and not is_loopback(host):
         yield (
             f'bind = "{http.bind}" can be reached from other machines, and there is no [[http.key]];'
+    for mistake in _queue_mistakes(config):
+        reader.note(queue, mistake)
             " `postman key new NAME` makes one"
         )
 
 
 def _doubled(words: Iterable[str]) -> list[str]:
     return [word for word, times in Counter(words).items() if times > 1]
+def _queue_mistakes(config: Config) -> Iterator[str]:
+    urls = config.queue.urls
+    if not urls:
+        yield "url = [] names no queue; leave it out to have the queue where the ledger is"
+    for url in _doubled(urls):
+        yield f'url names "{url}" several times; name each queue once'
+    if len(urls) > 1 and config.ledger.url in urls and config.ledger.url.startswith("sqlite:"):
+        yield f'url: "{config.ledger.url}" is the file of the ledger; several queues need files of their own'
+
+

@@ -64,7 +64,7 @@ class Lease(msgspec.Struct, frozen=True):
     handle: Any
 
 
-class QueueStatistics(msgspec.Struct, frozen=True):
+class QueueStatistics(msgspec.Struct, frozen=True, omit_defaults=True):
     """Counts of notes; approximate where the engine's are.
 
     Attributes:
@@ -72,12 +72,14 @@ class QueueStatistics(msgspec.Struct, frozen=True):
         delayed: not shown yet.
         leased: in somebody's hands.
         buried: put aside because they could not be read or had no row.
+        troubles: sentences about a part that does not work while the rest does.
     """
 
     ready: tuple[int, int, int]
     delayed: int
     leased: int
     buried: int
+    troubles: tuple[str, ...] = ()
 
 
 class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):

@@ -62,7 +62,7 @@ class Setup:
 
     loaded: Loaded
     ledger: Configured
-    queue: Configured
+    queues: tuple[Configured, ...]
     providers: tuple[ConfiguredProvider, ...]
 
 
@@ -130,7 +130,8 @@ def set_up(loaded: Loaded) -> Setup:
     providers: list[ConfiguredProvider] = []
     config = loaded.config
     points = distribution.entry_points()
-    for group, url in ((hookspecs.LEDGERS, config.ledger.url), (hookspecs.QUEUES, config.queue.url or "")):
+    urls = [(hookspecs.LEDGERS, config.ledger.url), *((hookspecs.QUEUES, url) for url in config.queue.urls)]
+    for group, url in urls:
         with _noted(mistakes):
             stores.append(_store(points, group, url, loaded))
     for number, table in enumerate(config.provider, 1):
@@ -139,8 +140,8 @@ def set_up(loaded: Loaded) -> Setup:
             providers.append(_provider(points, table, place, loaded.directory))
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    ledger, queue = stores
-    return Setup(loaded, ledger, queue, tuple(providers))
+    ledger, *queues = stores
+    return Setup(loaded, ledger, tuple(queues), tuple(providers))
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def sentences(facts: Facts) -> Iterator[str]:
     yield from _about_providers(facts)
     if facts.ledger:
         yield from _about_letters(facts, facts.ledger)
+    if facts.queue:
+        yield from facts.queue.troubles
     if facts.queue and facts.queue.buried:
         yield f"{facts.queue.buried} notes on the queue could not be read or named no mail; they were put aside."
 

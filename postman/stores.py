@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 
@@ -12,8 +13,9 @@ from postman.errors import ConfigError
 from postman.kind import Surroundings
 from postman.ledger import Ledger
 from postman.queue import Queue
-from postman.registry import Setup
+from postman.registry import Configured, Setup
 from postman.row import Policy
+from postman.shards import open_shards
 from postman.wire import ClientFactory
 
 
@@ -21,24 +23,34 @@ from postman.wire import ClientFactory
 async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tuple[Ledger, Queue]]:
     """Open ledger and queue; once, when they are on one URL and their store is both.
 
+    Of several queues none is joined to the ledger: it would put the notes of all letters in its own transaction, and
+    the other queues would stay empty.
+
     Raises:
         ConfigError: a pair that would break the promise.
         StoreError: a store cannot be opened.
     """
     config, open_both = setup.loaded.config, setup.ledger.kind.open_both
-    surroundings = _surroundings(setup, client)
-    timeout = config.queue.visibility_timeout
-    queue_settings = msgspec.structs.replace(setup.queue.settings, visibility_timeout=timeout)
-    if config.ledger.url == config.queue.url and open_both is not None:
-        async with open_both(_ledger_settings(setup), queue_settings, surroundings) as both:
+    if config.queue.urls == (config.ledger.url,) and open_both is not None:
+        queue_settings = _queue_settings(setup, setup.queues[0])
+        async with open_both(_ledger_settings(setup), queue_settings, _surroundings(setup, client)) as both:
             yield both
         return
-    async with (
-        open_ledger(setup, client) as ledger,
-        setup.queue.kind.open(queue_settings, surroundings) as queue,
-    ):
+    async with open_ledger(setup, client) as ledger:
+        openings = [partial(_open_queue, setup, configured, client, ledger) for configured in setup.queues]
+        names = map(_public, config.queue.urls)
+        async with openings[0]() if len(openings) == 1 else open_shards(zip(names, openings, strict=True)) as queue:
+            yield ledger, queue
+
+
+@asynccontextmanager
+async def _open_queue(
+    setup: Setup, configured: Configured, client: ClientFactory, ledger: Ledger
+) -> AsyncIterator[Queue]:
+    settings, surroundings = _queue_settings(setup, configured), _surroundings(setup, client)
+    async with configured.kind.open(settings, surroundings) as queue:
         refuse_pair(ledger, queue)
-        yield ledger, queue
+        yield queue
 
 
 @asynccontextmanager
@@ -55,6 +67,17 @@ async def open_ledger(setup: Setup, client: ClientFactory) -> AsyncIterator[Ledg
 def _surroundings(setup: Setup, client: ClientFactory) -> Surroundings:
     delivery = setup.loaded.config.delivery
     return Surroundings("store", delivery.workers, delivery.timeout, client)
+
+
+def _queue_settings(setup: Setup, configured: Configured) -> msgspec.Struct:
+    timeout = setup.loaded.config.queue.visibility_timeout
+    return msgspec.structs.replace(configured.settings, visibility_timeout=timeout)
+
+
+def _public(url: str) -> str:
+    """What of a URL may be shown: neither who logs in nor the query."""
+    scheme, slashes, place = url.partition("?")[0].partition("://")
+    return scheme + slashes + place.rpartition("@")[2]
 
 
 def _ledger_settings(setup: Setup) -> msgspec.Struct:

@@ -239,7 +239,7 @@ def configured(directory: Path, text: str) -> Path:
 def test_set_up_decodes_everything_that_the_file_names(tmp_path: Path) -> None:
     text = '[[provider]]\nname = "a"\nplugin = "fake"\nsettings = { file = "a.jsonl" }\n'
     setup = set_up(load(configured(tmp_path, text)))
-    assert setup.ledger.kind.name == setup.queue.kind.name == "sqlite"
+    assert setup.ledger.kind.name == setup.queues[0].kind.name == "sqlite"
     assert setup.providers[0].table.name == "a"
     assert setup.providers[0].origin.startswith("postman-plugin-fake ")
     assert getattr(setup.providers[0].settings, "file") == tmp_path / "a.jsonl"  # noqa: B009  # the kind's own settings

@@ -110,7 +110,7 @@ class House:
         loaded = load(path)
         kind = Kind("tiny", Settings, self._open)
         store = Configured(kind, NOTHING(), "", "")
-        return Setup(loaded, store, store, tuple(self._configured(kind, loaded)))
+        return Setup(loaded, store, (store,), tuple(self._configured(kind, loaded)))
 
     def _configured(self, kind: Kind[Settings, Account], loaded: Loaded) -> list[ConfiguredProvider]:
         return [

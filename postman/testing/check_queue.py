@@ -241,10 +241,12 @@ async def statistics_count_ready_delayed_and_leased(under: QueueUnderTest) -> No
     async with under.open() as queue:
         await queue.put(notes(3, 0) + notes(2, 2, first=4))
         await queue.put(notes(4, first=6), under.visibility_timeout)
-        await queue.take()
+        note = (await queue.take()).note
+        assert note is not None
         statistics = await queue.statistics()
         assert (statistics.delayed, statistics.leased, statistics.buried) == (4, 1, 0)
-        assert statistics.ready == ((2, 0, 2) if under.lanes else (0, 4, 0))
+        left = {0: (2, 0, 2), 2: (3, 0, 1)}[note.lane]
+        assert statistics.ready == (left if under.lanes else (0, 4, 0))
         await under.wait(under.visibility_timeout)
         assert sum((await queue.statistics()).ready) == 9
 
@@ -258,11 +260,11 @@ async def notes_survive_reopening_and_acked_ones_do_not_come_back(under: QueueUn
         await queue.release(second)
         await queue.bury(third, "no row")
     async with under.open() as queue:
-        left = notes(1, first=2) + notes(3, first=4)
+        gone = _notes([first, third])
         shown = _notes(await under.taken(queue))
         await under.wait(under.visibility_timeout)
         shown += _notes(await under.taken(queue))
-        assert {note.id for note in shown} == {note.id for note in left}
+        assert sorted(set(shown), key=_id) == [note for note in notes(6) if note not in gone]
         assert (await queue.statistics()).buried == 1
 
 
