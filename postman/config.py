@@ -202,6 +202,8 @@ def _cross_check(config: Config, reader: Reader, place: Place) -> None:
     for url, table in ((config.ledger.url, ledger), *((url, queue) for url in config.queue.urls)):
         if ":" not in url:
             reader.note(table, f'url = "{url}" has no scheme, such as memory: or sqlite:postman.db')
+    for mistake in _queue_mistakes(config):
+        reader.note(queue, mistake)
     if config.ledger.key_retention > config.ledger.retention:
         reader.note(ledger, "key-retention is longer than retention: a key would outlive its letters")
     if not config.provider:
@@ -221,8 +223,6 @@ def _bind_mistakes(http: Http) -> Iterator[str]:
     if not http.key and not is_loopback(host):
         yield (
             f'bind = "{http.bind}" can be reached from other machines, and there is no [[http.key]];'
-    for mistake in _queue_mistakes(config):
-        reader.note(queue, mistake)
             " `postman key new NAME` makes one"
         )
 
