@@ -197,7 +197,7 @@ def _whole_url(url: str, directory: Path) -> str:
 def _cross_check(config: Config, reader: Reader, place: Place) -> None:
     http, ledger = place.under("http"), place.under("ledger")
     for mistake in _bind_mistakes(config.http):
-        reader.note(http, f"{bind} {mistake}")
+        reader.note(http, mistake)
     queue = place.under("queue")
     for url, table in ((config.ledger.url, ledger), *((url, queue) for url in config.queue.urls)):
         if ":" not in url:
@@ -212,6 +212,16 @@ def _cross_check(config: Config, reader: Reader, place: Place) -> None:
         reader.note(place, f'several [[provider]] have name = "{name}"; each needs one of its own')
     for digest in _doubled(key.sha256 for key in config.http.key):
         reader.note(place, f'several [[http.key]] have sha256 = "{digest[:8]}..."; each needs one of its own')
+
+
+def _queue_mistakes(config: Config) -> Iterator[str]:
+    urls = config.queue.urls
+    if not urls:
+        yield "url = [] names no queue; leave it out to have the queue where the ledger is"
+    for url in _doubled(urls):
+        yield f'url names "{url}" several times; name each queue once'
+    if len(urls) > 1 and config.ledger.url in urls and config.ledger.url.startswith("sqlite:"):
+        yield f'url: "{config.ledger.url}" is the file of the ledger; several queues need files of their own'
 
 
 def _bind_mistakes(http: Http) -> Iterator[str]:
@@ -229,13 +239,3 @@ def _bind_mistakes(http: Http) -> Iterator[str]:
 
 def _doubled(words: Iterable[str]) -> list[str]:
     return [word for word, times in Counter(words).items() if times > 1]
-def _queue_mistakes(config: Config) -> Iterator[str]:
-    urls = config.queue.urls
-    if not urls:
-        yield "url = [] names no queue; leave it out to have the queue where the ledger is"
-    for url in _doubled(urls):
-        yield f'url names "{url}" several times; name each queue once'
-    if len(urls) > 1 and config.ledger.url in urls and config.ledger.url.startswith("sqlite:"):
-        yield f'url: "{config.ledger.url}" is the file of the ledger; several queues need files of their own'
-
-
