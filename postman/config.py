@@ -64,6 +64,8 @@ class Http(_Table, frozen=True, kw_only=True):
     header_timeout: Positive = 10.0
     body_timeout: Positive = 60.0
     idle_timeout: Positive = 60.0
+    fair_burst: Count = 1_000
+    fair_rate: Positive = 10.0
     key: tuple[Key, ...] = ()
 
 

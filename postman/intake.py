@@ -16,6 +16,7 @@ import msgspec
 import structlog
 import trio
 
+from postman.allowance import Allowances
 from postman.errors import IdTaken, StoreFull, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.flake import Flake
@@ -45,13 +46,23 @@ class Intake:
         ledger: gives the promise.
         queue: is told of the letters.
         flake: mints the ids.
+        allowances: of the clients; None: each has what it asks for.
         wall: seconds since 1970.
     """
 
-    def __init__(self, ledger: Ledger, queue: Queue, flake: Flake, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        queue: Queue,
+        flake: Flake,
+        *,
+        allowances: Allowances | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._ledger = ledger
         self._queue = queue
         self._flake = flake
+        self._allowances = allowances
         self._wall = wall
         self._full = ""
         self._full_at = 0.0
@@ -80,6 +91,8 @@ class Intake:
             StoreUnavailable: nothing was accepted, unless it says `may_have_happened`.
         """
         failpoint("A2")
+        if self._allowances is not None:
+            mails = self._allowances.place(client, mails)
         with trio.CancelScope(shield=True):
             letters, accepted = await self._commit(mails, client, key, fingerprint)
             failpoint("A4")

@@ -96,6 +96,11 @@ class Keyring:
         """Whether no key is configured, so that whoever reaches the port may do everything."""
         return not self._clients
 
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one client."""
+        return len({client.name for client in self._clients.values()}) > 1
+
     def authenticate(self, authorization: str | None) -> Client | None:
         """Whose request it is; None: nobody's that is known.
 

@@ -20,6 +20,7 @@ import trio
 from quart_trio import QuartTrio
 
 from postman import logs
+from postman.allowance import Allowances
 from postman.carrier import Carrier
 from postman.clerk import Clerk
 from postman.config import Loaded
@@ -135,7 +136,8 @@ def _assemble(
     clerk = Clerk(ledger, queue, accounts=postbox.accounts, delivering=postbox.available)
     keyring = Keyring(config.http.key, batch=config.http.max_batch)
     reloader = Reloader(setup, carriers, fleet=fleet, postbox=postbox, ledger=ledger, keyring=keyring)
-    intake = Intake(ledger, queue, Flake(config.node))
+    allowances = Allowances(config.http.fair_burst, config.http.fair_rate, several=lambda: keyring.several)
+    intake = Intake(ledger, queue, Flake(config.node), allowances=allowances)
     office = Office(
         intake=intake,
         ledger=ledger,
