@@ -60,6 +60,7 @@ class Http(_Table, frozen=True, kw_only=True):
     max_batch: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 10
     max_recipients: Annotated[int, msgspec.Meta(ge=1, le=1_000)] = 100
     max_body: Annotated[int, msgspec.Meta(ge=1_024)] = 31_457_280
+    max_bodies: Annotated[int, msgspec.Meta(ge=1_024)] = 268_435_456
     max_connections: Count = 1_000
     header_timeout: Positive = 10.0
     body_timeout: Positive = 60.0
@@ -199,7 +200,9 @@ def _whole_url(url: str, directory: Path) -> str:
 def _cross_check(config: Config, reader: Reader, place: Place) -> None:
     http, ledger = place.under("http"), place.under("ledger")
     for mistake in _bind_mistakes(config.http):
-        reader.note(http, mistake)
+        reader.note(http, f"{bind} {mistake}")
+    if config.http.max_bodies < config.http.max_body:
+        reader.note(http, "max-bodies is smaller than max-body: the largest mails would never be taken")
     queue = place.under("queue")
     for url, table in ((config.ledger.url, ledger), *((url, queue) for url in config.queue.urls)):
         if ":" not in url:

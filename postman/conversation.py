@@ -31,7 +31,7 @@ from hypercorn.utils import parse_socket_addr
 
 from postman.config import Http
 from postman.failpoint import failpoint
-from postman.framing import Framing
+from postman.framing import Framing, Load
 
 _LINGER = 2.0  # seconds a refused client has to read why, while what it still sends is thrown away
 _READ = 65_536
@@ -49,6 +49,7 @@ class Conversation:
         stream: the connection; whoever made it closes it.
         app: answers the requests.
         limits: on time and size.
+        load: of the bodies of all connections.
         config: hypercorn's.
         context: hypercorn's; once it is `terminated`, no further request is taken.
 
@@ -58,7 +59,13 @@ class Conversation:
     """
 
     def __init__(
-        self, stream: trio.SocketStream, app: ASGIFramework, limits: Http, config: Config, context: WorkerContext
+        self,
+        stream: trio.SocketStream,
+        app: ASGIFramework,
+        limits: Http,
+        load: Load,
+        config: Config,
+        context: WorkerContext,
     ) -> None:
         self.served = 0
         self.cut = False
@@ -67,7 +74,7 @@ class Conversation:
         self._limits = limits
         self._config = config
         self._context = context
-        self._http = Framing(limits.max_body)
+        self._http = Framing(limits.max_body, load)
         self._protocol: H11Protocol
         self._writing = trio.Lock()
         self._conversation = trio.CancelScope()
@@ -86,6 +93,8 @@ class Conversation:
             raise
         except* BaseException:  # noqa: BLE001  # one connection is no reason to end the process
             _log.exception("a connection failed")
+        finally:
+            self._http.let_go()
 
     def release(self) -> None:
         """Close the connection unless a request is in hand; that one is answered first."""

@@ -15,15 +15,40 @@ _LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, or a folded header
 _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 
+BUSY_RETRY = b"1"
+"""Seconds after which a client may ask again that was refused for want of room."""
+
+
+class Load:
+    """Bytes of the bodies of all connections: being received, or with whoever answers them.
+
+    Args:
+        limit: beyond it bodies are refused.
+
+    Attributes:
+        bytes: there now.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+
+
 class Framing(h11.Connection):
     """h11 without what a proxy before us could read differently, and with an end to bodies.
 
     A refusal is a RemoteProtocolError: hypercorn answers with its status and closes; the sentence is put in here.
+
+    Args:
+        max_body: bytes of one body.
+        load: of all connections together; counted by what has come, since who only promises much takes no memory.
     """
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, load: Load) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEADERS)
         self._max_body = max_body
+        self._load = load
+        self._held = 0
         self._left = 0
         self._chunked = False
         self._recent = b""
@@ -63,13 +88,27 @@ class Framing(h11.Connection):
                 return self._checked(event, buffered[: len(buffered) - len(self.trailing_data[0])])
             case h11.Data():
                 self._left -= len(event.data)
+                self._held += len(event.data)
+                self._load.bytes += len(event.data)
                 if self._left < 0:
                     raise self.refuse(413)
+                if self._load.bytes > self._load.limit:
+                    raise self.refuse(503)
             case h11.EndOfMessage() if self._chunked:
                 end = len(self._recent) - len(self.trailing_data[0])
                 if not self._recent[:end].endswith(b"\r\n\r\n"):
                     raise self.refuse(400)
         return event
+
+    def start_next_cycle(self) -> None:
+        """The request was answered."""
+        super().start_next_cycle()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """The body that came last is needed no more."""
+        self._load.bytes -= self._held
+        self._held = 0
 
     def send(self, event: h11.Event) -> bytes:  # type: ignore[override]  # h11 tells ConnectionClosed apart: no bytes
         """Translate what is to be sent. The head of an answer goes out with what follows it, in one packet."""
@@ -87,11 +126,14 @@ class Framing(h11.Connection):
             HTTPStatus.CONTENT_TOO_LARGE: f"The body is larger than {self._max_body} bytes.",
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"The headers are larger than {MAX_HEADERS} bytes.",
             HTTPStatus.REQUEST_TIMEOUT: "The request took too long to arrive.",
+            HTTPStatus.SERVICE_UNAVAILABLE: "There is no room for this request now. Nothing was accepted.",
         }
         detail = details.get(status, "The request is not taken.")
         body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
         headers = [(name, value) for name, value in refusal.headers if name != b"content-length"]
         headers += [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            headers.append((b"retry-after", BUSY_RETRY))
         head = super().send(h11.Response(status_code=status, headers=headers)) or b""
         return head + (super().send(h11.Data(data=body)) or b"")
 
@@ -109,8 +151,11 @@ class Framing(h11.Connection):
             raise self.refuse(400)
         if self._chunked and (b"content-length" in headers or request.http_version == b"1.0"):
             raise self.refuse(400)
-        if int(headers.get(b"content-length", 0)) > self._max_body:
+        length = int(headers.get(b"content-length", 0))
+        if length > self._max_body:
             raise self.refuse(413)
+        if length and self._load.bytes + length > self._load.limit:
+            raise self.refuse(503)
         if target == request.target and b"upgrade" not in headers:
             return request
         # HTTP/1.1 lets a server pass over an Upgrade. Hypercorn would take h2c and websockets, with all their code.

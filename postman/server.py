@@ -22,6 +22,7 @@ from hypercorn.typing import ASGIFramework
 from postman.config import Http
 from postman.conversation import Conversation
 from postman.errors import ConfigError
+from postman.framing import Load
 from postman.host import http_url, split_port
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -94,6 +95,7 @@ class Server:
         self.url = http_url(host, port)
         self._listeners = listeners
         self._http = http
+        self._load = Load(http.max_bodies)
         self._config = Config()
         self._config.include_server_header = False
         self._config.errorlog = None
@@ -144,7 +146,7 @@ class Server:
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(_BUSY)
             return
-        connection = Conversation(stream, app, self._http, self._config, self._context)
+        connection = Conversation(stream, app, self._http, self._load, self._config, self._context)
         self._connections.add(connection)
         try:
             await connection.run()

@@ -147,6 +147,32 @@ async def test_a_chunked_body_is_refused_at_the_byte_that_is_too_many(house: Any
     assert not desk.committed
 
 
+async def test_bodies_that_are_too_much_together_are_refused_before_they_are_read(house: Any, desk: Any) -> None:
+    large = POST + b"Content-Length: 60000\r\n\r\n"
+    async with house(desk.app, max_body=60_000, max_bodies=100_000) as home, home.connect() as first:
+        await first.send(large.replace(b"/mail", b"/slow") + b"x" * 60_000)
+        await desk.began.wait()
+        for _ in range(2):
+            async with home.connect() as second:
+                await second.send(large)
+                answer = await second.answer()
+            assert (answer.status, answer.headers[b"retry-after"]) == (503, b"1")
+            assert b"Nothing was accepted" in answer.body
+        assert (await home.ask(POST + b"Content-Length: 5\r\n\r\nsmall")).status == 202
+        async with home.connect() as chunked:
+            await chunked.send(CHUNKED + b"9c40\r\n" + b"x" * 40_000 + b"\r\n1\r\nx")
+            assert (await chunked.answer()).status == 503
+        desk.go.set()
+        assert (await first.answer()).status == 202
+        for _ in range(5):  # what was answered, refused or left takes no room
+            async with home.connect() as leaving:
+                await leaving.send(large + b"x" * 50_000)
+            while home.server.statistics().connections > 1:
+                await trio.lowlevel.checkpoint()
+            await first.send(large + b"x" * 60_000)
+            assert (await first.answer()).status == 202
+
+
 async def test_connections_beyond_the_limit_are_told_so_and_the_next_is_served(house: Any, desk: Any) -> None:
     async with house(desk.app, max_connections=3) as home:
         async with home.connect() as first, home.connect(), home.connect():
