@@ -200,7 +200,7 @@ def _whole_url(url: str, directory: Path) -> str:
 def _cross_check(config: Config, reader: Reader, place: Place) -> None:
     http, ledger = place.under("http"), place.under("ledger")
     for mistake in _bind_mistakes(config.http):
-        reader.note(http, f"{bind} {mistake}")
+        reader.note(http, mistake)
     if config.http.max_bodies < config.http.max_body:
         reader.note(http, "max-bodies is smaller than max-body: the largest mails would never be taken")
     queue = place.under("queue")
