@@ -65,7 +65,7 @@ class Http(_Table, frozen=True, kw_only=True):
     header_timeout: Positive = 10.0
     body_timeout: Positive = 60.0
     idle_timeout: Positive = 60.0
-    fair_burst: Count = 1_000
+    fair_burst: Count = 100
     fair_rate: Positive = 10.0
     key: tuple[Key, ...] = ()
 
@@ -224,7 +224,7 @@ def _queue_mistakes(config: Config) -> Iterator[str]:
     if not urls:
         yield "url = [] names no queue; leave it out to have the queue where the ledger is"
     for url in _doubled(urls):
-        yield f'url names "{url}" several times; name each queue once'
+        yield f"url names the queue [{urls.index(url)}] several times; name each once"
     if len(urls) > 1 and config.ledger.url in urls and config.ledger.url.startswith("sqlite:"):
         yield f'url: "{config.ledger.url}" is the file of the ledger; several queues need files of their own'
 

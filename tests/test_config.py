@@ -67,6 +67,35 @@ def test_paths_are_relative_to_the_file_and_the_queue_is_on_the_ledger_by_defaul
     assert (config.ledger.url, config.queue.url) == ("sqlite:/x/y.db", "memory:")
 
 
+def test_several_queues_are_a_list(tmp_path: Path) -> None:
+    for url, whole in (
+        ('["sqlite:a.db", "redis://x"]', (f"sqlite:{tmp_path}/a.db", "redis://x")),
+        ('["memory:"]', "memory:"),
+    ):
+        config = loaded(tmp_path, f"[queue]\nurl = {url}\n{SMALLEST}").config
+        assert config.queue.url == whole
+
+
+@pytest.mark.parametrize(
+    ("urls", "mistake"),
+    [
+        ("[]", "url = [] names no queue; leave it out to have the queue where the ledger is"),
+        ('["sqlite:a.db", "memory"]', 'url = "memory" has no scheme, such as memory: or sqlite:postman.db'),
+        ('["redis://x", "redis://x"]', "url names the queue [0] several times; name each once"),
+        ('["memory:", "sqlite:/l.db"]', 'url: "sqlite:/l.db" is the file of the ledger; several queues need files of'),
+    ],
+)
+def test_what_is_wrong_with_a_list_of_queues_is_told(tmp_path: Path, urls: str, mistake: str) -> None:
+    text = f'[ledger]\nurl = "sqlite:/l.db"\n[queue]\nurl = {urls}\n{SMALLEST}'
+    [told] = mistakes(tmp_path, text)
+    assert told.startswith(f"postman.toml: [queue]: {mistake}")
+
+
+def test_the_largest_body_fits_among_all_bodies(tmp_path: Path) -> None:
+    [told] = mistakes(tmp_path, f"[http]\nmax-body = 2_000\nmax-bodies = 1_999\n{SMALLEST}")
+    assert "max-bodies is smaller than max-body" in told
+
+
 def test_every_mistake_is_named_at_once_with_file_table_and_cure(tmp_path: Path) -> None:
     text = f"""
     nodes = 3

@@ -81,6 +81,20 @@ async def test_a_mail_that_was_posted_is_sent_and_its_history_tells_how(tmp_path
     assert sorted(accepted) == sorted(ids) == sorted(call.id for call in calls)
 
 
+async def test_several_queues_carry_the_mails_of_one_service(tmp_path: Path) -> None:
+    queues = '[queue]\nurl = ["sqlite:a.db", "sqlite:b.db", "memory:"]'
+    async with running(configure(tmp_path, FAKE, more=queues)) as client:
+        for _ in range(5):
+            for id in (await client.post("/mail", json=[MAIL] * 4)).json()["tracking-ids"]:
+                await ended(client, id, "sent")
+        assert (await client.get("/status")).json()["queue"] == {
+            "ready": [0, 0, 0],
+            "delayed": 0,
+            "leased": 0,
+            "buried": 0,
+        }
+
+
 async def test_a_mail_accepted_while_everything_is_paused_survives_a_restart(tmp_path: Path) -> None:
     path = configure(tmp_path, FAKE)
     async with running(path) as client:

@@ -74,6 +74,7 @@ def test_a_service_without_troubles_is_well() -> None:
         ({"ledger": LedgerStatistics({State.HELD: 2})}, ["2 mails are held"]),
         ({"ledger": LedgerStatistics({}, oldest_due=400.0)}, ["waiting for 10 min"]),
         ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes"]),
+        ({"queue": QueueStatistics((0, 0, 0), 0, 0, 0, ("The queue b is down",))}, ["The queue b is down"]),
         ({"troubles": ["The reload failed: x."]}, ["The reload failed"]),
         (
             {"providers": [provider(breaker=opened(), again_in=25.0, last_fault="401 the key is wrong")]},

@@ -18,13 +18,14 @@ from postman.errors import ConfigError, KeyReused
 from postman.hookspecs import LEDGERS, QUEUES
 from postman.ledger import Ledger
 from postman.mail import Id
-from postman.queue import Queue
+from postman.queue import Note, Queue
 from postman.registry import discover, load_kind, set_up
 from postman.row import State, Verb
 from postman.stores import open_stores
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.pairs import COLUMNS, PAIRS, PROMISES, Pair, Places
+from postman.testing.redis_server import RedisServer, free_port
 from postman.testing.standing_clock import StandingClock
 from postman.wire import ClientFactory
 
@@ -142,3 +143,28 @@ async def test_a_letter_that_a_person_releases_is_taken_again(opens: Opens, pair
             assert (await scene.end(id, ACCEPTED)).state is State.SENT
             await queue.ack(lease)
             assert sum((await queue.statistics()).ready) == 0, "one note was put, not one for each round"
+
+
+@asynccontextmanager
+async def opened(directory: Path, ledger: str, *queues: str) -> AsyncIterator[Queue]:
+    config = directory / "postman.toml"
+    config.write_text(f'[ledger]\nurl = "{ledger}"\n[queue]\nurl = {list(queues)}\n{SMALLEST}')
+    config.chmod(0o600)
+    async with open_stores(set_up(load(config)), ClientFactory()) as (_, queue):
+        yield queue
+
+
+async def test_one_of_several_queues_may_be_down_at_the_start_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    nobody = f"redis://:secret@127.0.0.1:{free_port()}/3"
+    async with opened(tmp_path, "sqlite:l.db", "sqlite:a.db", nobody) as queue:
+        await queue.put([Note(Id("0x01"))])
+        assert (await queue.take()).note == Note(Id("0x01"))
+        [trouble] = (await queue.statistics()).troubles
+        assert trouble.startswith(f"The queue {nobody.replace(':secret@', '')} is down; the others do its work:")
+
+
+async def test_each_of_several_queues_must_fit_the_ledger(tmp_path: Path, redis_process: RedisServer) -> None:
+    refused = pytest.RaisesExc(ConfigError, match="is shared")
+    with pytest.RaisesGroup(refused, allow_unwrapped=True, flatten_subgroups=True):
+        async with opened(tmp_path, "sqlite:l.db", "sqlite:a.db", redis_process.url):
+            pass
