@@ -26,14 +26,12 @@ from postman.backends.redis.client import Client, open_client
 from postman.errors import LeaseLost, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import LANE_WEIGHTS, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.queue import LANE_WEIGHTS, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics, read_note
 
 BATCH: Final = 64
 """Notes taken at once."""
 LOOK: Final = 1.0
 """Seconds after which an empty queue is looked at though no message came: messages may be lost."""
-
-_note = msgspec.json.Decoder(Note)
 
 
 class RedisQueueSettings(RedisSettings, frozen=True, kw_only=True):
@@ -178,11 +176,7 @@ def _was_held(answer: Any) -> None:  # noqa: ANN401  # what the server says
 
 def _read(handle: bytes) -> Note | None:
     """The note of a lease: what is behind its serial number; None when it cannot be read."""
-    try:
-        note = _note.decode(handle.split(b":", 3)[3][16:])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return note if note.lane in range(LANES) else None
+    return read_note(handle.split(b":", 3)[3][16:])
 
 
 @asynccontextmanager
