@@ -14,7 +14,7 @@ from typing import Literal
 
 import apsw
 
-Fault = Literal["full", "read-only", "sync-error", "sync-hangs"]
+Fault = Literal["full", "read-only", "sync-error", "sync-hangs", "sync-lies"]
 
 _FULL = apsw.FullError("database or disk is full")
 _READ_ONLY = apsw.ReadOnlyError("attempt to write a readonly database")
@@ -81,7 +81,8 @@ class _File(apsw.VFSFile):
             raise _SYNC
         while self._has("sync-hangs"):
             time.sleep(_LOOK)
-        super().xSync(flags)
+        if not self._has("sync-lies"):
+            super().xSync(flags)
 
     def _has(self, fault: Fault) -> bool:
         try:

@@ -1,0 +1,147 @@
+"""The power is cut: what was answered with 202 is on the disk, and what was being sent is known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from postman.testing import sick_disk
+from postman.testing.customer import Customer, open_customer
+from postman.testing.haste import hasten
+from postman.testing.mortal_disk import MortalDisk, NoDisk, mortal_disk
+from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
+from postman.testing.program import open_program, wait_until
+from postman.testing.redis_server import RedisServer, redis_server
+from postman.testing.report import report
+
+CUTS = 3
+PER_LIFE = 200
+"""Mails that are promised between two cuts."""
+CUSTOMERS = 4
+MAIL: dict[str, Any] = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x" * 500}],
+}
+
+
+@pytest.fixture
+def disk() -> Iterator[MortalDisk]:
+    try:
+        with mortal_disk() as disk:
+            yield disk
+    except NoDisk as error:
+        pytest.skip(f"no disk here whose power can be cut: {error}")
+
+
+@asynccontextmanager
+async def posting(customer: Customer) -> AsyncIterator[None]:
+    """Customers post one request after the other, until the block ends and each has its promise."""
+    going = True
+
+    async def post(number: int) -> None:
+        request = 0
+        while going:
+            request += 1
+            await customer.post(f"{number}-{request}", [MAIL] * 5)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(CUSTOMERS):
+            nursery.start_soon(post, number)
+        yield
+        going = False
+
+
+async def wait_promised(customer: Customer, mails: int) -> None:
+    goal = len(customer.ids) + mails
+    await wait_until(lambda: len(customer.ids) >= goal)
+
+
+async def test_what_was_promised_survives_and_with_hold_nothing_is_sent_twice(
+    disk: MortalDisk, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    async with (
+        open_program(disk.path, toml(workers=16)) as program,
+        open_customer(lambda: program.url) as customer,
+    ):
+        disk.sync()
+        await program.start()
+        async with posting(customer):
+            for _ in range(CUTS):
+                await wait_promised(customer, PER_LIFE)
+                await disk.cut()
+                await program.wait_ended()
+                assert {*customer.ids} - {row.id for row in await program.rows()} == set()
+                await program.start()
+        await customer.wait_settled()
+        assert await program.stop() == 0
+        found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
+    assert found.acked >= CUTS * PER_LIFE
+    assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+
+
+@contextmanager
+def redis_on(place: Path) -> Iterator[RedisServer]:
+    try:
+        with redis_server(place / "redis") as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@contextmanager
+def postgres_on(place: Path) -> Iterator[PostgresServer]:
+    try:
+        with postgres_server(place) as server:
+            yield server
+    except NoServer as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("server_on", [redis_on, postgres_on])
+async def test_a_server_that_lost_its_power_still_has_what_was_promised(
+    disk: MortalDisk,
+    tmp_path: Path,
+    toml: Callable[..., str],
+    accepted: Callable[[], list[str]],
+    server_on: Callable[[Path], AbstractContextManager[RedisServer | PostgresServer]],
+) -> None:
+    with server_on(disk.path) as server:
+        url = server.place("postman")
+        text = toml(ledger=url, queue=url, workers=16, timeout=3, visibility=2)
+        async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+            await program.start(before=hasten)
+            async with posting(customer):
+                await wait_promised(customer, PER_LIFE)
+                await disk.cut()
+                server.kill()
+                promised = {*customer.ids}
+                await trio.to_thread.run_sync(server.start)
+                assert promised - {row.id for row in await program.rows()} == set()
+                await wait_promised(customer, PER_LIFE)
+            await customer.wait_settled()
+            assert await program.stop() == 0
+            found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
+    assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+
+
+async def test_a_disk_that_only_says_that_it_synced_loses_mails_so_the_tests_here_can_fail(
+    disk: MortalDisk, toml: Callable[..., str]
+) -> None:
+    async with open_program(disk.path, toml()) as program, open_customer(lambda: program.url) as customer:
+        await program.start()
+        kept = await customer.post("before", [MAIL])
+        await program.stop()
+        disk.sync()
+        sick_disk.break_(disk.path / "postman.db", "sync-lies")
+        await program.start(before=sick_disk.install)
+        await customer.post("lied", [MAIL] * 10)
+        await disk.cut()
+        await program.wait_ended()
+        assert {row.id for row in await program.rows()} == {*kept}
