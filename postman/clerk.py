@@ -48,6 +48,9 @@ class Clerk:
             `Policy.doubt_patience` is over.
         delivering: whether letters can leave now; while none can, waiting is no sign of a lost note.
         wall: seconds since 1970.
+
+    Attributes:
+        thin_looks: how often in a row the queue showed fewer notes than wait; who runs single rounds hands it on.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Clerk:
         self._accounts = accounts
         self._delivering = delivering
         self._wall = wall
-        self._thin_looks = 0
+        self.thin_looks = 0
 
     async def run(self) -> None:
         """Round after round, until cancelled. A store that does not answer costs this round, not the next."""
@@ -117,13 +120,13 @@ class Clerk:
     async def _lost(self, waiting: Sequence[Row]) -> Sequence[Row]:
         """Rows whose notes were lost, as far as one can tell: a backlog explains waiting, an empty queue does not."""
         if not waiting or not self._delivering():
-            self._thin_looks = 0
+            self.thin_looks = 0
             return ()
         statistics = await self._queue.statistics()
         shown = sum(statistics.ready) + statistics.delayed + statistics.leased
-        self._thin_looks = self._thin_looks + 1 if shown < len(waiting) else 0
-        if self._thin_looks >= 2:
-            self._thin_looks = int(len(waiting) == LIMIT)  # the others' notes were lost too: one look is enough
+        self.thin_looks = self.thin_looks + 1 if shown < len(waiting) else 0
+        if self.thin_looks >= 2:
+            self.thin_looks = int(len(waiting) == LIMIT)  # the others' notes were lost too: one look is enough
             _log.warning("notes were lost; they are put again", letters=len(waiting), notes=shown)
             return waiting
         old = self._wall() - OLD

@@ -11,7 +11,7 @@ import click
 
 from postman import registry
 from postman.client import Unreachable
-from postman.errors import ConfigError, PostmanError
+from postman.errors import ConfigError, PostmanError, leaf
 
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = postman.main(arguments, prog_name="postman", standalone_mode=False)
     except BaseException as error:
-        told = _tell(_leaf(error))
+        told = _tell(leaf(error))
         if told is None:
             raise
         return told
@@ -87,10 +87,3 @@ def _tell(error: BaseException) -> int | None:
             return {ConfigError: WRONG_USE, Unreachable: NO_SERVICE}.get(type(error), FAILED)
         case _:
             return None
-
-
-def _leaf(error: BaseException) -> BaseException:
-    """The one exception in nested groups of one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -25,7 +26,7 @@ from postman.ledger import Claim, Ended, Ledger, Unclaimable
 from postman.mail import Id
 from postman.postbox import Turn
 from postman.provider import Attempt, Phase, boottime
-from postman.queue import MAX_DELAY, Lease, Note, Queue
+from postman.queue import MAX_DELAY, Lease, Note
 from postman.row import End, EndKind, Row, State
 from postman.wall import Stopped, ask, end_of
 
@@ -54,6 +55,26 @@ class Called(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class Notes(Protocol):
+    """As much of a `postman.queue.Queue` as a delivery needs."""
+
+    async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
+        """See `Queue.put`."""
+        ...
+
+    async def ack(self, lease: Lease) -> None:
+        """See `Queue.ack`."""
+        ...
+
+    async def release(self, lease: Lease, delay: float = 0) -> None:
+        """See `Queue.release`."""
+        ...
+
+    async def bury(self, lease: Lease, reason: str) -> None:
+        """See `Queue.bury`."""
+        ...
+
+
 class Delivery:
     """Delivers letters.
 
@@ -69,7 +90,7 @@ class Delivery:
     def __init__(
         self,
         ledger: Ledger,
-        queue: Queue,
+        queue: Notes,
         guard: Guard,
         *,
         steady: Callable[[], float] = boottime,

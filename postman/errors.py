@@ -131,3 +131,10 @@ class MailRejected(NotAccepted):
 
 class OutcomeUnknown(ProviderError):
     """Perhaps accepted. Never leads to a second provider while the doubt lasts."""
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The one exception in nested groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

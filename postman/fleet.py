@@ -57,8 +57,15 @@ class Fleet:
         self._clock = clock
         self._stays: dict[Carrier, _Stay] = {}
 
-    async def open(self, configured: ConfiguredProvider, delivery: DeliveryTable) -> Carrier:
+    async def open(
+        self, configured: ConfiguredProvider, delivery: DeliveryTable, breaker: Breaker | None = None
+    ) -> Carrier:
         """Open one provider.
+
+        Args:
+            configured: what to open.
+            delivery: what it is granted beside its own table.
+            breaker: its health so far, by the clock of the fleet; None: nothing is known of it.
 
         Raises:
             ConfigError: it did not open, or not in time.
@@ -72,7 +79,8 @@ class Fleet:
                 provider = await self._nursery.start(_hold_open, configured, surroundings, stay)
             except ConfigError as error:
                 raise ConfigError(f"{place}: {hide(str(error))}") from error
-            carrier = Carrier(provider, terms, Breaker(is_fault=blame, clock=self._clock), clock=self._clock)
+            breaker = breaker or Breaker(is_fault=blame, clock=self._clock)
+            carrier = Carrier(provider, terms, breaker, clock=self._clock)
             self._stays[carrier] = stay
             return carrier
         raise ConfigError(f"{place}: did not open within {OPEN_LIMIT:g} s")

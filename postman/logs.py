@@ -51,7 +51,7 @@ class Writer:
         self.dropped = 0
         self._fd = fd
         self._untold = 0
-        self._lines: queue.Queue[bytes | None] = queue.Queue(capacity)
+        self._lines: queue.Queue[bytes | threading.Event | None] = queue.Queue(capacity)
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -65,6 +65,15 @@ class Writer:
 
     def flush(self) -> None:
         """A file has this; the thread writes as soon as it can."""
+
+    def wait_written(self, patience: float = PATIENCE) -> None:
+        """Wait until all lines that were taken are written, for at most `patience` seconds."""
+        written = threading.Event()
+        try:
+            self._lines.put(written, timeout=patience)
+        except queue.Full:
+            return
+        written.wait(patience)
 
     def close(self, patience: float = PATIENCE) -> None:
         """Write what waits, for at most `patience` seconds."""
@@ -82,12 +91,15 @@ class Writer:
             lines += [self._lines.get() for _ in range(self._lines.qsize())]
             last = None in lines
             try:
-                self._write(b"".join(filter(None, lines)))
+                self._write(b"".join(line for line in lines if isinstance(line, bytes)))
                 if self._untold and self._lines.empty():
                     untold, self._untold = self._untold, 0
                     self._write(f"{untold} log lines were dropped: nobody read them in time\n".encode())
             except OSError:  # the reader is gone; a service goes on without its log
                 self.dropped += len(lines)
+            for line in lines:
+                if isinstance(line, threading.Event):
+                    line.set()
 
     def _write(self, data: bytes) -> None:
         while data:
@@ -134,6 +146,12 @@ def configure(
         ),
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+
+
+def wait_written() -> None:
+    """Wait until what was logged is written, for at most `PATIENCE` seconds; for who is about to be frozen."""
+    for writer in _writers:
+        writer.wait_written()
 
 
 def write_out() -> None:

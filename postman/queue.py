@@ -23,6 +23,9 @@ LANE_WEIGHTS = (16, 4, 1)
 MAX_DELAY = 900.0
 """Seconds; what is due later waits in the ledger (the limit of SQS, kept for all)."""
 
+VERSION = 1
+"""Of the notes that we write, and know."""
+
 
 class Note(msgspec.Struct, frozen=True, rename={"version": "v"}):
     """What travels on a queue; under 100 bytes of ASCII JSON.
@@ -37,7 +40,7 @@ class Note(msgspec.Struct, frozen=True, rename={"version": "v"}):
     id: Id
     lane: int = 1
     size: int = 0
-    version: int = 1
+    version: int = VERSION
 
 
 _reader = msgspec.json.Decoder(Note)

@@ -36,15 +36,26 @@ async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tupl
         async with open_both(_ledger_settings(setup), queue_settings, _surroundings(setup, client)) as both:
             yield both
         return
-    async with open_ledger(setup, client) as ledger:
-        openings = [partial(_open_queue, setup, configured, client, ledger) for configured in setup.queues]
-        names = map(_public, config.queue.urls)
-        async with openings[0]() if len(openings) == 1 else open_shards(zip(names, openings, strict=True)) as queue:
-            yield ledger, queue
+    async with open_ledger(setup, client) as ledger, open_queue(setup, client, ledger) as queue:
+        yield ledger, queue
 
 
 @asynccontextmanager
-async def _open_queue(
+async def open_queue(setup: Setup, client: ClientFactory, ledger: Ledger) -> AsyncIterator[Queue]:
+    """Open the queue alone, or all queues as one, beside a ledger that is open.
+
+    Raises:
+        ConfigError: a pair that would break the promise.
+        StoreError: it cannot be opened.
+    """
+    openings = [partial(_open_one, setup, configured, client, ledger) for configured in setup.queues]
+    names = map(_public, setup.loaded.config.queue.urls)
+    async with openings[0]() if len(openings) == 1 else open_shards(zip(names, openings, strict=True)) as queue:
+        yield queue
+
+
+@asynccontextmanager
+async def _open_one(
     setup: Setup, configured: Configured, client: ClientFactory, ledger: Ledger
 ) -> AsyncIterator[Queue]:
     settings, surroundings = _queue_settings(setup, configured), _surroundings(setup, client)
