@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
 import trio
 
 from postman import demo, logs, registry, service
-from postman.config import Name, load
+from postman.config import Name, Only, load
 from postman.errors import ConfigError, ProviderError
 from postman.keyring import new_key
 from postman.kind import Surroundings
@@ -32,14 +33,20 @@ LIVE_LIMIT = 25.0
     show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]),
 )
-def serve(config: Path, log_level: str) -> int:
+@click.option("--bind", envvar="POSTMAN_BIND", metavar="HOST:PORT", help="Listen here.  [default: from --config]")
+@click.option(
+    "--only",
+    type=click.Choice(get_args(Only)),
+    help="Take mail, or deliver it and see to it; another process on the same ledger and queue does the rest.",
+)
+def serve(config: Path, log_level: str, bind: str | None, only: Only | None) -> int:
     """Run the service.
 
     SIGTERM and Ctrl-C stop taking mail and let deliveries in hand end; a second one ends it at once.
     """
     os.umask(0o077)
     logs.configure(log_level, hide=hide)
-    trio.run(service.run, load(config))
+    trio.run(service.run, load(config, bind=bind, only=only))
     return 0
 
 

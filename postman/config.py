@@ -130,6 +130,9 @@ class Config(_Table, frozen=True, kw_only=True):
     provider: tuple[ProviderTable, ...] = ()
 
 
+Only = Literal["http", "workers"]
+"""A part of the service, run without the other: the way in, or the way out with the clerk."""
+
 SMALLEST = """\
 [[provider]]
 name = "lamda"
@@ -140,15 +143,23 @@ plugin = "lamda"
 
 @dataclass(frozen=True)
 class Loaded:
-    """postman.toml as it was read.
+    """postman.toml as it was read, and what the command line said beside it.
 
     Attributes:
         config: with absolute paths, and the queue's URL filled in.
         path: of the file, absolute.
+        bind: takes the place of the file's.
+        only: the part of the service that this process is; None: all of it.
     """
 
     config: Config
     path: Path
+    bind: str | None = None
+    only: Only | None = None
+
+    def again(self) -> Loaded:
+        """The file as it is now, see `load`."""
+        return load(self.path, bind=self.bind, only=self.only)
 
     @property
     def directory(self) -> Path:
@@ -161,8 +172,13 @@ class Loaded:
         return Place(self.path.name)
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, *, bind: str | None = None, only: Only | None = None) -> Loaded:
     """Read postman.toml. Opens nothing else; settings of providers and secrets are read by `postman.registry`.
+
+    Args:
+        path: of the file.
+        bind: in place of the file's, see `Loaded`.
+        only: see `Loaded`.
 
     Raises:
         ConfigError: a line for each mistake, with file, table and cure.
@@ -178,8 +194,11 @@ def load(path: Path) -> Loaded:
     config = reader.read(Config, raw, Place(path.name))
     if config:
         config = _with_whole_urls(config, path.parent)
-        _cross_check(config, reader, Place(path.name))
-    return Loaded(reader.checked(config), path)
+        if bind is not None:
+            config = msgspec.structs.replace(config, http=msgspec.structs.replace(config.http, bind=bind))
+        said = f'bind = "{config.http.bind}"' if bind is None else f"--bind {bind}"
+        _cross_check(config, reader, Place(path.name), said)
+    return Loaded(reader.checked(config), path, bind, only)
 
 
 def _with_whole_urls(config: Config, directory: Path) -> Config:
@@ -197,10 +216,10 @@ def _whole_url(url: str, directory: Path) -> str:
     return f"sqlite:{directory / path}" if scheme == "sqlite" and path else url
 
 
-def _cross_check(config: Config, reader: Reader, place: Place) -> None:
+def _cross_check(config: Config, reader: Reader, place: Place, bind: str) -> None:
     http, ledger = place.under("http"), place.under("ledger")
     for mistake in _bind_mistakes(config.http):
-        reader.note(http, mistake)
+        reader.note(http, f"{bind} {mistake}")
     if config.http.max_bodies < config.http.max_body:
         reader.note(http, "max-bodies is smaller than max-body: the largest mails would never be taken")
     queue = place.under("queue")
@@ -233,13 +252,10 @@ def _bind_mistakes(http: Http) -> Iterator[str]:
     try:
         host, _ = split_port(http.bind)
     except ValueError as error:
-        yield f'bind = "{http.bind}" {error}'
+        yield str(error)
         return
     if not http.key and not is_loopback(host):
-        yield (
-            f'bind = "{http.bind}" can be reached from other machines, and there is no [[http.key]];'
-            " `postman key new NAME` makes one"
-        )
+        yield "can be reached from other machines, and there is no [[http.key]]; `postman key new NAME` makes one"
 
 
 def _doubled(words: Iterable[str]) -> list[str]:

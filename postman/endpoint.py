@@ -81,6 +81,7 @@ def create_app(
     http: Http,
     keyring: Keyring,
     *,
+    takes_mail: bool = True,
     wall: Callable[[], float] = time.time,
 ) -> QuartTrio:
     """The application; limits on connections and headers are the server's.
@@ -91,6 +92,7 @@ def create_app(
         office: answers for the house.
         http: bounds of bodies and batches.
         keyring: whose keys are valid; may be replaced under way.
+        takes_mail: whether mail is taken here at all.
         wall: seconds since 1970.
     """
     app = QuartTrio("postman", static_folder=None)
@@ -101,7 +103,7 @@ def create_app(
     )
     app.url_map.merge_slashes = False  # else //mail is redirected
     endpoint = _Endpoint(intake, ledger, office, http, keyring, wall)
-    for route in endpoint.routes():
+    for route in endpoint.routes(takes_mail=takes_mail):
         name = f"{route.method} {route.path}".replace(".", "_")
         app.add_url_rule(route.path, name, endpoint.view(route), methods=[route.method])
     app.register_error_handler(Exception, _refuse)
@@ -121,10 +123,10 @@ class _Endpoint:
         self._keyring = keyring
         self._wall = wall
 
-    def routes(self) -> Sequence[Route]:
+    def routes(self, *, takes_mail: bool) -> Sequence[Route]:
         """The whole table."""
         return (
-            Route("POST", "/mail", "send", self.post),
+            Route("POST", "/mail", "send", self.post if takes_mail else self.turn_away),
             Route("GET", "/mail", "read", self.find),
             Route("GET", "/mail/<id>", "read", self.read),
             Route("DELETE", "/mail/<id>", "cancel", self.cancel),
@@ -174,6 +176,13 @@ class _Endpoint:
         headers = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
         failpoint("A6")
         return answer({"queued": True, "tracking-ids": accepted.ids}, HTTPStatus.ACCEPTED, headers)
+
+    async def turn_away(self, _client: Client) -> Response:
+        """Take no mail, because another process does."""
+        raise not_now(
+            "This process runs with --only workers and takes no mail: post it to one that runs with --only http, or"
+            " without --only. Nothing was accepted."
+        )
 
     async def find(self, client: Client) -> Response:
         """List letters, newest first."""

@@ -42,7 +42,7 @@ def url_of(config: Path) -> str:
     """Where the service of this postman.toml listens, seen from this machine."""
     if not config.exists():
         return "http://127.0.0.1:8901"
-    host, port = split_port(load(config).config.http.bind)
+    host, port = split_port(load(config, bind=os.environ.get("POSTMAN_BIND")).config.http.bind)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
     return http_url(host, port)
 

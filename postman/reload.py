@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -18,7 +17,7 @@ import structlog
 import trio
 
 from postman.carrier import Carrier
-from postman.config import Config, load
+from postman.config import Config, Loaded
 from postman.errors import ConfigError
 from postman.fleet import Fleet, terms_of
 from postman.keyring import Keyring
@@ -73,7 +72,7 @@ class Reloader:
         postbox: is given other providers.
         ledger: is given another policy.
         keyring: is given other keys.
-        read: how postman.toml becomes a setup; may block.
+        read: how postman.toml becomes a setup, given what runs now; may block.
         second_look: seconds after which it is read once more when it could not be: an installer at work shows neither
             the old version of a plugin nor the new one, an editor half a file.
     """
@@ -87,7 +86,7 @@ class Reloader:
         postbox: Postbox,
         ledger: Ledger,
         keyring: Keyring,
-        read: Callable[[Path], Setup] = lambda path: set_up(load(path)),
+        read: Callable[[Loaded], Setup] = lambda loaded: set_up(loaded.again()),
         second_look: float = SECOND_LOOK,
     ) -> None:
         self._setup = setup
@@ -171,7 +170,7 @@ class Reloader:
         )
 
     async def _read_twice(self) -> Setup:
-        read = partial(self._read, self._setup.loaded.path)
+        read = partial(self._read, self._setup.loaded)
         try:
             return await in_time(read)
         except Exception:  # noqa: BLE001  # of whatever kind: it may be gone in a moment

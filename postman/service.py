@@ -7,10 +7,8 @@ stores close.
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,6 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
-from postman import logs
 from postman.allowance import Allowances
 from postman.carrier import Carrier
 from postman.clerk import Clerk
@@ -35,23 +32,18 @@ from postman.keyring import Keyring
 from postman.ledger import Ledger
 from postman.lookups import Lookups
 from postman.office import Office
+from postman.orders import Orders
 from postman.postbox import Postbox
 from postman.queue import Queue
 from postman.registry import Setup, set_up
 from postman.reload import Reloader, in_time
 from postman.room import Room
 from postman.server import Server, open_listeners
-from postman.stores import open_stores
+from postman.stores import open_stores, refuse_part
 from postman.wire import ClientFactory
 from postman.worker import work
 
 _log = structlog.get_logger()
-
-EXIT_MARGIN = 2.0
-"""Seconds after `grace` by which the process has ended, whatever hangs."""
-
-SAME_WISH = 0.2
-"""Seconds in which a second signal is the first once more: some supervisors tell the process and its group."""
 
 LAST_ANSWERS = 0.3
 """Seconds at least for requests in hand once the last delivery has ended."""
@@ -93,30 +85,46 @@ async def run(
         task_status: started with the URL once mail is taken.
 
     Raises:
-        ConfigError: something in the configuration is wrong; nothing was accepted.
-        StoreError: a store cannot be opened.
+        BaseExceptionGroup: of one ConfigError: something in the configuration is wrong; or of one StoreError: a store
+            cannot be opened. Nothing was accepted.
+        StoreBroken: a store cannot be written any more, and only a restart can help.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes too late to be obeyed must not kill us while we stop
+    orders = Orders()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        trio.socket.set_custom_hostname_resolver(Lookups())
-        setup = await in_time(partial(set_up, loaded))
-        listeners = await open_listeners(loaded.config.http.bind)
-        client = ClientFactory()
-        async with open_stores(setup, client) as (ledger, queue), trio.open_nursery() as providers:
-            fleet = Fleet(providers, client)
-            carriers = {p.table.name: await fleet.open(p, loaded.config.delivery) for p in setup.providers}
-            server = Server(listeners, loaded.config.http)
-            house = _assemble(setup, carriers, ledger, queue, server=server, fleet=fleet, on_call=on_call)
-            try:
-                await house.office.look()
-                await _live(house, signals, task_status)
-            finally:
-                with trio.CancelScope(shield=True):
-                    house.guard.drain(house.grace)
-                    await house.guard.wait_idle()
-                    await fleet.close_all()
-                providers.cancel_scope.cancel()
+        async with trio.open_nursery() as listening:
+            listening.start_soon(orders.obey, signals)
+            with orders.opening:
+                await _open(loaded, orders, on_call, task_status)
+            listening.cancel_scope.cancel()
+    if orders.failure:
+        raise orders.failure
     _log.info("stopped")
+
+
+async def _open(
+    loaded: Loaded, orders: Orders, on_call: Callable[[Called], None], task_status: trio.TaskStatus[str]
+) -> None:
+    """Open everything, live, and close everything."""
+    trio.socket.set_custom_hostname_resolver(Lookups())
+    setup = await in_time(partial(set_up, loaded))
+    listeners = await open_listeners(loaded.config.http.bind)
+    client = ClientFactory()
+    async with open_stores(setup, client) as (ledger, queue), trio.open_nursery() as providers:
+        refuse_part(loaded.only, ledger, queue)
+        fleet = Fleet(providers, client)
+        carriers = {p.table.name: await fleet.open(p, loaded.config.delivery) for p in setup.providers}
+        server = Server(listeners, loaded.config.http)
+        house = _assemble(setup, carriers, ledger, queue, server=server, fleet=fleet, orders=orders, on_call=on_call)
+        try:
+            await house.office.look()
+            await _live(house, orders, task_status)
+        finally:
+            with trio.CancelScope(shield=True):
+                house.guard.drain(house.grace)
+                await house.guard.wait_idle()
+                await fleet.close_all()
+            providers.cancel_scope.cancel()
 
 
 def _assemble(
@@ -127,10 +135,12 @@ def _assemble(
     *,
     server: Server,
     fleet: Fleet,
+    orders: Orders,
     on_call: Callable[[Called], None],
 ) -> House:
-    config = setup.loaded.config
-    postbox = Postbox(list(carriers.values()), config.delivery.workers)
+    config, only = setup.loaded.config, setup.loaded.only
+    workers = 0 if only == "http" else config.delivery.workers
+    postbox = Postbox(list(carriers.values()), workers)
     guard = Guard()
     room = Room(config.delivery.max_in_flight_bytes)
     clerk = Clerk(ledger, queue, accounts=postbox.accounts, delivering=postbox.available)
@@ -148,9 +158,10 @@ def _assemble(
         room=room,
         server=server,
         reloader=reloader,
+        on_broken=orders.fail,
     )
     return House(
-        workers=config.delivery.workers,
+        workers=workers,
         queue=queue,
         postbox=postbox,
         delivery=Delivery(ledger, queue, guard, on_call=on_call),
@@ -160,21 +171,22 @@ def _assemble(
         reloader=reloader,
         office=office,
         server=server,
-        app=create_app(intake, ledger, office, config.http, keyring),
+        app=create_app(intake, ledger, office, config.http, keyring, takes_mail=only != "workers"),
     )
 
 
-async def _live(house: House, signals: AsyncIterator[int], task_status: trio.TaskStatus[str]) -> None:
+async def _live(house: House, orders: Orders, task_status: trio.TaskStatus[str]) -> None:
     """Serve and deliver until told to stop, and until what is in hand has ended."""
-    async with trio.open_nursery() as listening:
+    async with trio.open_nursery() as beside:
         async with trio.open_nursery() as parts:
             working = await parts.start(_work, house)
             await parts.start(house.server.serve, house.app)
-            listening.start_soon(_obey, signals, house, working, listening)
+            beside.start_soon(_end, house, orders, working)
+            orders.opened(lambda: house.grace, partial(beside.start_soon, _reload, house))
             names = [carrier.name for carrier in house.postbox.carriers]
             _log.info("ready", url=house.server.url, providers=names)
             task_status.started(house.server.url)
-        listening.cancel_scope.cancel()
+        beside.cancel_scope.cancel()
 
 
 async def _work(
@@ -186,61 +198,25 @@ async def _work(
     async with trio.open_nursery() as nursery:
         for number in range(house.workers):
             nursery.start_soon(work, number, house.postbox, house.queue, house.delivery, house.guard, house.room)
-        nursery.start_soon(house.clerk.run)
+        if house.workers:  # who only takes mail has less to hold, and less to do, than who delivers it
+            nursery.start_soon(house.clerk.run)
         nursery.start_soon(house.office.watch)
         task_status.started(nursery.cancel_scope)
 
 
-async def _obey(
-    signals: AsyncIterator[int],
-    house: House,
-    working: trio.CancelScope,
-    nursery: trio.Nursery,
-) -> None:
-    """SIGHUP reloads. The first SIGTERM or SIGINT drains; a second ends at once, and so does a drain that hangs."""
-    stopped = 0.0
+async def _end(house: House, orders: Orders, working: trio.CancelScope) -> None:
+    """Drain when told to. While deliveries end, whoever asks is told that we stop; then the listeners close."""
     try:
-        async for number in signals:
-            if number == signal.SIGHUP:
-                nursery.start_soon(_reload, house)
-            elif house.guard.draining:
-                if trio.current_time() > stopped + SAME_WISH:
-                    _end_now("a second signal")
-            else:
-                stopped = trio.current_time()
-                _stop(house, working, signal.Signals(number).name)
-                nursery.start_soon(_close_door, house, trio.current_time() + house.grace)
+        await orders.end.wait()
     finally:
         house.guard.drain(house.grace)
-
-
-def _stop(house: House, working: trio.CancelScope, why: str) -> None:
-    _log.info("stopping", signal=why, grace=house.grace, in_hand=house.guard.held)
-    _end_by(house.grace + EXIT_MARGIN)
-    house.guard.drain(house.grace)
     working.cancel()
-
-
-async def _close_door(house: House, at: float) -> None:
-    """While deliveries end, whoever asks is told that the service is stopping; then the listeners close."""
+    closes_at = trio.current_time() + house.grace
     await house.guard.wait_idle()
-    house.server.close(max(LAST_ANSWERS, at - trio.current_time()))
+    house.server.close(max(LAST_ANSWERS, closes_at - trio.current_time()))
 
 
 async def _reload(house: House) -> None:
     if not house.guard.draining:
         with suppress(ConfigError):  # it is in the log, and in the status
             await house.reloader.reload()
-
-
-def _end_by(seconds: float) -> None:
-    """A thread of its own, so that it ends the process also when the loop or an fsync hangs."""
-    watchdog = threading.Timer(seconds, _end_now, ("something hangs",))
-    watchdog.daemon = True
-    watchdog.start()
-
-
-def _end_now(why: str) -> None:
-    _log.error("ended by force; what was in hand is found in the ledger at the next start", why=why)
-    logs.write_out()
-    os._exit(1)

@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 
-from postman.config import Config
+from postman.config import Config, Only
 from postman.errors import ConfigError
 from postman.kind import Surroundings
 from postman.ledger import Ledger
@@ -110,6 +110,21 @@ def refuse_pair(ledger: Ledger, queue: Queue) -> None:
         raise ConfigError(
             "[queue] is shared between processes, [ledger] is not: another process would find notes of letters that it"
             " cannot read; give both the same shared store, or the queue a url of its own here",
+        )
+
+
+def refuse_part(only: Only | None, ledger: Ledger, queue: Queue) -> None:
+    """Refuse to run a part of the service on stores that no other process can use.
+
+    Raises:
+        ConfigError: naming them, and the cure.
+    """
+    alone = [name for name, store in (("[ledger]", ledger), ("[queue]", queue)) if not store.shared]
+    if only and alone:
+        other = "delivers" if only == "http" else "takes mail"
+        raise ConfigError(
+            f"--only {only}: {' and '.join(alone)} cannot be shared with the process that {other}; give both a url of"
+            " redis: or postgresql:, or serve without --only",
         )
 
 

@@ -188,6 +188,16 @@ def test_a_domain_that_no_address_has_is_refused(tmp_path: Path, domain: str) ->
         assert "[0] must be a domain in lower case, or in its xn-- form" in "\n".join(mistakes(tmp_path, text))
 
 
+def test_a_bind_of_the_command_line_takes_the_place_of_the_file_s_and_is_checked_like_it(tmp_path: Path) -> None:
+    path = write(tmp_path, f'http.bind = "127.0.0.1:1"\n{SMALLEST}')
+    given = load(path, bind="[::1]:2", only="http")
+    assert given.config.http.bind == "[::1]:2"
+    assert given.again() == given
+    for bind, mistake in (("8901", "--bind 8901 is not an address"), ("0.0.0.0:1", "--bind 0.0.0.0:1 can be reached")):
+        with pytest.raises(ConfigError, match=mistake):
+            load(path, bind=bind)
+
+
 def test_keys_allow_an_address_that_other_machines_reach(tmp_path: Path) -> None:
     text = f'[http]\nbind = "0.0.0.0:80"\n[[http.key]]\nname = "shop"\nsha256 = "{DIGEST}"\n{SMALLEST}'
     assert loaded(tmp_path, text).config.http.key[0].scopes == {"send", "read", "cancel"}

@@ -93,7 +93,7 @@ class House:
             postbox=self.postbox,
             ledger=self.ledger,
             keyring=self.keyring,
-            read=self.read,
+            read=lambda loaded: self.read(loaded.path),
             second_look=0,
         )
 

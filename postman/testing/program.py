@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -83,12 +83,13 @@ class Program:
         return path.read_text(encoding="utf-8") if path.exists() else ""
 
     async def start(
-        self, failpoints: str = "", *, ready: bool = True, before: Callable[[], object] | None = None
+        self, failpoints: str = "", *words: str, ready: bool = True, before: Callable[[], object] | None = None
     ) -> None:
         """Start, and wait until it is ready, or has ended.
 
         Args:
             failpoints: see `postman.failpoint`.
+            words: further ones of the command line, for `postman serve`.
             ready: False: wait only until signals do to it what they do to a program that was just started.
             before: called in the new process first; a function of a module that can be imported.
         """
@@ -96,7 +97,7 @@ class Program:
             self._process.close()
         seen = len(self.log)
         self.starts += 1
-        self._process = _context.Process(target=_serve, args=(self.directory, failpoints, before))
+        self._process = _context.Process(target=_serve, args=(self.directory, failpoints, words, before))
         self._process.start()
         awaited = b'"ready"' if ready else b'"begun"'
         with trio.fail_after(PATIENCE):
@@ -183,7 +184,7 @@ async def wait_until(condition: Callable[[], bool], within: float = PATIENCE) ->
             await trio.sleep(_LOOK)
 
 
-def _serve(directory: Path, failpoints: str, before: Callable[[], object] | None) -> None:
+def _serve(directory: Path, failpoints: str, words: Sequence[str], before: Callable[[], object] | None) -> None:
     """The new process."""
     log = os.open(directory / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(log, sys.stderr.fileno())
@@ -192,4 +193,4 @@ def _serve(directory: Path, failpoints: str, before: Callable[[], object] | None
     failpoint.arm(failpoints)
     if before is not None:
         before()
-    sys.exit(main(["serve", "--config", str(directory / "postman.toml")]))
+    sys.exit(main(["serve", "--config", str(directory / "postman.toml"), *words]))
