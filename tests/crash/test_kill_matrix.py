@@ -191,11 +191,11 @@ async def test_with_every_pair_a_crash_where_the_stores_matter_loses_nothing_and
     limiter = trio.CapacityLimiter(AT_ONCE)
     promised: list[str] = []
 
-    async def crash(pair: Pair, point: str, mails: list[dict[str, Any]]) -> tuple[list[Row], Report]:
+    async def crash(pair: Pair, point: str, mails: list[dict[str, Any]], timeout: float) -> tuple[list[Row], Report]:
         directory = tmp_path / f"{pair} {point} {mails[0].get('on-doubt')}"
         directory.mkdir()
         ledger, queue = pair.urls(places)
-        text = toml(ledger=ledger, queue=queue, timeout=2, visibility=2)
+        text = toml(ledger=ledger, queue=queue, timeout=timeout, visibility=2)
         async with open_program(directory, text) as program, open_customer(lambda: program.url) as customer:
             await die_and_live_on(program, customer, f"{point}=kill", mails, hasten)
             rows = await program.rows()
@@ -205,14 +205,14 @@ async def test_with_every_pair_a_crash_where_the_stores_matter_loses_nothing_and
 
     async def way_in(pair: Pair, point: str) -> None:
         async with limiter:
-            rows, found = await crash(pair, point, [a_mail(), a_mail()])
+            rows, found = await crash(pair, point, [a_mail(), a_mail()], 20)  # no call is cut, however busy the machine
         assert len(rows) == 2, f"{pair}, {point}: the request was stored once"
         assert (found.acked, found.accepted, found.duplicated) == (2, 2, {}), f"{pair}, {point}"
         assert found.recovered == (0 if point == "A3" else 2), f"{pair}, {point}"
 
     async def way_out(pair: Pair, point: str, on_doubt: str) -> None:
         async with limiter:
-            [row], found = await crash(pair, point, [a_mail(**{"on-doubt": on_doubt})])
+            [row], found = await crash(pair, point, [a_mail(**{"on-doubt": on_doubt})], 2)
         judge(point, on_doubt, row, found)
 
     async with trio.open_nursery() as nursery:
