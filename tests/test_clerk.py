@@ -247,3 +247,19 @@ async def test_many_lost_notes_are_put_again_as_fast_as_letters_leave(autojump_c
         await trio.sleep(61 + 4 * PERIOD)
         assert set((await d.ledger.statistics()).states) == {State.SENT}
         nursery.cancel_scope.cancel()
+
+
+async def test_single_rounds_of_several_clerks_find_lost_notes_when_each_hands_on_what_it_saw(
+    autojump_clock: MockClock,
+) -> None:
+    async with desk() as d:
+        await d.accept()
+        await trio.sleep(61)
+        looks = 0
+        for _ in range(2):
+            assert await d.ready() == 0
+            clerk = Clerk(d.ledger, d.queue, accounts=frozenset, delivering=lambda: True, wall=trio.current_time)
+            clerk.thin_looks = looks
+            await clerk.round()
+            looks = clerk.thin_looks
+        assert await d.ready() == 1
