@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +41,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's
         if name not in BACKROOM + COUNTER:
             return None
+        if name == "serve":  # until it can obey a SIGHUP, which takes half a second, that must not end it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         module = importlib.import_module(f"postman.{'counter' if name in COUNTER else 'backroom'}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == name)

@@ -19,7 +19,7 @@ import trio
 
 from postman import journal
 from postman.breaker import BreakerOpen
-from postman.errors import LeaseLost, ProviderError, StoreFull, StoreRefused, StoreUnavailable, TooLate
+from postman.errors import LeaseLost, ProviderError, StoreBroken, StoreFull, StoreRefused, StoreUnavailable, TooLate
 from postman.failpoint import failpoint
 from postman.guard import Guard, Hold
 from postman.ledger import Claim, Ended, Ledger, Unclaimable
@@ -218,3 +218,5 @@ async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
 
 def _ms(called: Called) -> float:
     return round(called.seconds * 1000, 1)
+        except StoreBroken:
+            raise

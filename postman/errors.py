@@ -4,6 +4,7 @@ PostmanError
  +- ConfigError                     postman.toml, a plugin or a secret is wrong; nothing was opened
  +- StoreError                      ledger or queue
  |   +- StoreUnavailable            not now: nothing was changed, or it is not known (`may_have_happened`)
+ |   |   +- StoreBroken             never again in this process; only a restart can help
  |   +- StoreFull                   `queue.max-length` is reached, or the disk is full; nothing was changed
  |   +- StoreRefused                this store may not be used (corrupt, locked by another process, newer schema)
  |   +- KeyReused                   the idempotency key came before with another body; nothing was changed
@@ -48,6 +49,10 @@ class StoreUnavailable(StoreError):
         self.may_have_happened = may_have_happened
 
 
+class StoreBroken(StoreUnavailable):
+    """The store cannot be written any more, and another try would lie; a restart finds what it really holds."""
+
+
 class StoreFull(StoreError):
     """No room for more letters; nothing was changed. Consuming goes on."""
 
@@ -62,6 +67,10 @@ class KeyReused(StoreError):
 
 class IdTaken(StoreError):
     """A letter with one of these ids exists; nothing was changed."""
+
+
+class NewerRow(StoreError):
+    """A newer Postman wrote this letter, in words that this one does not know. It is left as it is."""
 
 
 class LeaseLost(StoreError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 
 from postman import status
 from postman.clerk import Clerk
-from postman.errors import StoreError
+from postman.errors import StoreBroken, StoreError
 from postman.guard import Guard
 from postman.intake import Intake
 from postman.ledger import ALL, Ledger, LedgerStatistics, Pause
@@ -28,6 +28,9 @@ _log = structlog.get_logger()
 
 LOOK = 2.0
 """Seconds between two looks at whether the stores answer and who is paused."""
+
+PATIENCE = 3.0
+"""Seconds that a look may take."""
 
 
 class Office:
@@ -45,6 +48,7 @@ class Office:
         room: Room,
         server: Server,
         reloader: Reloader,
+        on_broken: Callable[[StoreBroken], None],
     ) -> None:
         self._intake = intake
         self._ledger = ledger
@@ -55,6 +59,7 @@ class Office:
         self._room = room
         self._server = server
         self._reloader = reloader
+        self._on_broken = on_broken
         self._started = time.time()
         self._store_error = ""
 
@@ -73,9 +78,15 @@ class Office:
         Pauses are in the ledger, so that they survive a restart and reach every instance.
         """
         try:
-            found = await self._ledger.statistics(), await self._queue.statistics(), await self._ledger.pauses()
+            with trio.fail_after(PATIENCE):
+                found = await self._ledger.statistics(), await self._queue.statistics(), await self._ledger.pauses()
+        except trio.TooSlowError:
+            self._store_error = f"no answer within {PATIENCE:g} s; its disk or its server hangs, or is overloaded"
+            return None
         except StoreError as error:
             self._store_error = str(error)
+            if isinstance(error, StoreBroken):
+                self._on_broken(error)
             return None
         self._store_error = ""
         *_, pauses = found

@@ -95,14 +95,14 @@ async def run(
         async with trio.open_nursery() as listening:
             listening.start_soon(orders.obey, signals)
             with orders.opening:
-                await _open(loaded, orders, on_call, task_status)
+                await _keep_house(loaded, orders, on_call, task_status)
             listening.cancel_scope.cancel()
     if orders.failure:
         raise orders.failure
     _log.info("stopped")
 
 
-async def _open(
+async def _keep_house(
     loaded: Loaded, orders: Orders, on_call: Callable[[Called], None], task_status: trio.TaskStatus[str]
 ) -> None:
     """Open everything, live, and close everything."""

@@ -23,6 +23,7 @@ from postman.backends.memory.ledger import MemoryLedger
 from postman.config import load
 from postman.delivery import Called
 from postman.errors import ConfigError
+from postman.orders import SAME_WISH
 from postman.queue import Queue
 from postman.stores import refuse_pair
 
@@ -164,7 +165,7 @@ def test_a_shared_queue_with_a_ledger_of_one_s_own_is_refused() -> None:
 
 async def test_a_provider_that_does_not_open_is_a_configuration_error(tmp_path: Path) -> None:
     path = configure(tmp_path, 'name = "a"\nplugin = "sendgrid"\nsettings = { api-key = "in the open" }')
-    with pytest.raises(ConfigError, match="secret"):
+    with pytest.RaisesGroup(pytest.RaisesExc(ConfigError, match="secret")):
         await service.run(load(path))
 
 
@@ -260,7 +261,7 @@ def test_a_second_signal_ends_at_once_unless_it_comes_with_the_first(
     assert any("stopping" in line for line in program.stderr)
     assert httpx.get(f"{url}/status").json()["deliveries"]["in-hand"] == 1
     with pytest.raises(subprocess.TimeoutExpired):
-        program.wait(timeout=service.SAME_WISH)
+        program.wait(timeout=SAME_WISH)
     program.send_signal(signal.SIGTERM)
     assert program.wait(timeout=GRACE / 2) == 1
     assert "a second signal" in program.stderr.read()

@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
+from postman.row import State
 from postman.testing import sick_disk
 from postman.testing.customer import open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
@@ -90,27 +92,63 @@ async def test_a_disk_without_room_refuses_and_takes_again_when_there_is_room(
     assert (found.acked, found.accepted, found.lost, found.unexpected, found.duplicated) == (3, 3, (), (), {})
 
 
-async def test_after_a_failed_sync_nothing_is_promised_until_a_restart_which_loses_nothing(
-    tmp_path: Path, toml: Toml, accepted: Accepted
+async def test_after_a_failed_sync_the_process_ends_and_a_restart_on_a_sound_disk_loses_nothing(
+    tmp_path: Path, toml: Toml, vendor: FaultServer, accepted: Accepted
 ) -> None:
     database = tmp_path / "postman.db"
+    answered = trio.Event()
+
+    async def answer_late(turn: Turn) -> bool:
+        await turn.read_request()
+        turn.request.accepted = True
+        await answered.wait()
+        await turn.stream.send_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+        return True
+
     async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
         await program.start(before=sick_disk.install)
         await customer.post("before", [MAIL] * 2)
         await customer.wait_settled()
+        vendor.script(Act(answer_late))
+        await customer.post("in-hand", [MAIL])
+        await wait_until(lambda: len(vendor.requests) == 3)
         sick_disk.break_(database, "sync-error")
         assert await customer.try_post("meanwhile", [MAIL]) is None
+        sick_disk.heal(database)  # pages may be lost: a second try would lie
+        await wait_until(lambda: '"stopping"' in program.log)
+        assert await customer.try_post("meanwhile", [MAIL]) is None
+        answered.set()
+        assert await program.wait_ended() == 1
+        assert "restart on a sound disk" in program.log.splitlines()[-1]
+
+        sick_disk.break_(database, "sync-error")
+        await program.start(before=sick_disk.install)
+        assert await program.wait_ended() == 1
+        assert "restart on a sound disk" in program.log.splitlines()[-1]
+
         sick_disk.heal(database)
-        assert await customer.try_post("meanwhile", [MAIL]) is None, "pages may be lost: a second try would lie"
-        status = await customer.get("/status")
-        assert any("restart on a sound disk" in sentence for sentence in status["because"]), status["because"]
-        await program.stop()
         await program.start()
         await customer.post("meanwhile", [MAIL])
         await customer.wait_settled()
         assert await program.stop() == 0
-        found = report(customer.ids, accepted(), await program.rows())
-    assert (found.acked, found.accepted, found.lost, found.unexpected, found.duplicated) == (3, 3, (), (), {})
+        rows = await program.rows()
+        found = report(customer.ids, accepted(), rows, customer.recovered)
+    assert (found.acked, found.accepted, found.lost, found.unexpected, found.duplicated) == (4, 4, (), (), {})
+    assert [row.state for row in rows] == [State.SENT, State.SENT, State.HELD, State.SENT]
+
+
+async def test_a_disk_that_hangs_is_told_by_those_who_ask(tmp_path: Path, toml: Toml) -> None:
+    database = tmp_path / "postman.db"
+    async with open_program(tmp_path, toml(grace=0.2)) as program, open_customer(lambda: program.url) as customer:
+        await program.start(before=sick_disk.install)
+        sick_disk.break_(database, "sync-hangs")
+        with trio.move_on_after(0.5):
+            await customer.post("hangs", [MAIL])
+        status = await customer.get("/status")
+        assert any("its disk or its server hangs" in sentence for sentence in status["because"]), status["because"]
+        health = [await customer._http.get(f"{program.url}/health/{what}") for what in ("ready", "live")]
+        assert [answer.status_code for answer in health] == [503, 200]
+        await program.stop()
 
 
 async def test_a_damaged_file_is_refused_with_the_cure_and_kept(tmp_path: Path, toml: Toml) -> None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from postman.orders import EXIT_MARGIN, SAME_WISH
 from postman.row import State
 from postman.testing import acts, sick_disk
 from postman.testing.customer import open_customer
@@ -100,6 +103,64 @@ async def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(
         await program.stop()
         found = report(customer.ids, accepted(), await program.rows())
     assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (2, (), (), {})
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_disk_that_hangs_before_anything_is_open_does_not_keep_it_from_ending_either(
+    tmp_path: Path, toml: Callable[..., str], signals: int
+) -> None:
+    database = tmp_path / "postman.db"
+    async with open_program(tmp_path, toml(grace=20)) as program:
+        sick_disk.break_(database, "sync-hangs")
+        await program.start(ready=False, before=sick_disk.install)
+        await wait_until(lambda: sick_disk.was_met(database))
+        began = time.monotonic()
+        for _ in range(signals):
+            program.signal(signal.SIGTERM)
+            await trio.sleep(SAME_WISH * 1.5)
+        assert await program.wait_ended() == 1
+        took = time.monotonic() - began
+        assert took < EXIT_MARGIN + SLACK if signals == 1 else took < EXIT_MARGIN
+        assert ("a second signal" if signals == 2 else "something hangs") in program.log
+
+
+async def test_whenever_a_signal_comes_while_the_house_is_opened_it_is_obeyed(
+    tmp_path: Path, toml: Callable[..., str], long: bool
+) -> None:
+    text = toml(grace=0.5)
+
+    async def open_and_stop(number: int) -> None:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        async with open_program(directory, text) as program:
+            for _ in range(50 if long else 4):
+                seen = len(program.log)
+                await program.start(ready=False)
+                await wait_until(partial(cares_for_hangups, program.pid))
+                await trio.sleep(random.uniform(0, 0.2))
+                hangups = random.choice([0, 1, 5])
+                for told in [signal.SIGHUP] * hangups + [random.choice([signal.SIGTERM, signal.SIGINT])]:
+                    program.signal(told)
+                code = await program.wait_ended(EXIT_MARGIN + 0.5 + SLACK)
+                # Before it listens to SIGTERM and SIGINT they do to it what they do to any program.
+                assert code == 0 or '"stopping"' not in program.log[seen:], program.log[seen:]
+                assert code != -signal.SIGHUP
+            await program.start(ready=False)
+            await wait_until(partial(cares_for_hangups, program.pid))
+            program.signal(signal.SIGHUP)
+            await wait_until(lambda: '"ready"' in program.log.rpartition('"begun"')[2])
+            assert await program.stop() == 0
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(open_and_stop, number)
+
+
+def cares_for_hangups(pid: int) -> bool:
+    """Whether a SIGHUP would not end that process, or it has ended."""
+    status = Path(f"/proc/{pid}/status")
+    masks = re.findall(r"^Sig(?:Ign|Cgt):\s+([0-9a-f]+)", status.read_text(), re.MULTILINE) if status.exists() else []
+    return not masks or any(int(mask, 16) >> (signal.SIGHUP - 1) & 1 for mask in masks)
 
 
 async def test_whenever_a_signal_comes_the_process_ends_in_time_and_nothing_is_lost(

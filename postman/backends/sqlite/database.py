@@ -23,7 +23,7 @@ import outcome
 import trio
 
 from postman.backends.sqlite.file import connect, identity, locked, translated
-from postman.errors import PostmanError, StoreUnavailable
+from postman.errors import PostmanError, StoreBroken, StoreUnavailable
 
 CHECKPOINT_PAGES: Final = 1_000
 """So long a write-ahead log is copied into the file, by another thread."""
@@ -100,21 +100,37 @@ class Database:
         self._token = trio.lowlevel.current_trio_token()
         self._told: list[Callable[[], None]] = []
 
-    async def run[T](self, operation: Callable[[], T]) -> T:
+    async def run[T](self, operation: Callable[[], T], *, abandonable: bool = False) -> T:
         """Run `operation` on the writer's thread; on return it is durable.
 
         Once begun it is not abandoned: a cancelled caller waits for its fate, and is given it. An operation may be run
         a second time, after a roll-back; one that raises an error of ours must have changed nothing.
 
+        Args:
+            operation: what to do.
+            abandonable: it changes nothing, so a cancelled caller need not wait: the disk may hang.
+
         Raises:
-            StoreUnavailable: not now, or never again, see `broken`; `may_have_happened` after a commit of unknown fate.
+            StoreUnavailable: not now; `may_have_happened` after a commit of unknown fate.
+            StoreBroken: never again, see `broken`.
             StoreFull: the disk is full; nothing was changed.
             StoreRefused: the file is damaged or cannot be written.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         task = trio.lowlevel.current_task()
-        self.submit(operation, lambda result: trio.lowlevel.reschedule(task, result))
-        result: T = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        abandoned = False
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            nonlocal abandoned
+            abandoned = abandonable
+            return trio.lowlevel.Abort.SUCCEEDED if abandonable else trio.lowlevel.Abort.FAILED
+
+        def tell(result: outcome.Outcome[T]) -> None:
+            if not abandoned:
+                trio.lowlevel.reschedule(task, result)
+
+        self.submit(operation, tell)
+        result: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return result
 
     def submit[T](self, operation: Callable[[], T], then: Callable[[outcome.Outcome[T]], None]) -> None:
@@ -160,7 +176,7 @@ class Database:
                 self.broken = f"{self.path}: a bug of ours, {type(error).__name__}; restart"
                 for job in batch:
                     if job.outcome is None:
-                        job.fail(StoreUnavailable(self.broken, may_have_happened=True))
+                        job.fail(StoreBroken(self.broken, may_have_happened=True))
             told, self._told = self._told, []
             with suppress(trio.RunFinishedError):  # then nobody is left to be told
                 self._token.run_sync_soon(_settle, told, batch)
@@ -203,7 +219,7 @@ class Database:
             if committing and isinstance(error, apsw.IOError):
                 # Pages that could not be synced may be marked clean by the kernel: a second try would lie.
                 self.broken = f"{self.path}: the disk failed while it was written ({error}); restart on a sound disk"
-                error = StoreUnavailable(self.broken, may_have_happened=True)
+                error = StoreBroken(self.broken, may_have_happened=True)
             if self.broken is None and len(batch) > 1:
                 for job in batch:
                     self._transact([job])
@@ -218,7 +234,7 @@ class Database:
 
     def _check(self) -> None:
         if self.broken is not None:
-            raise StoreUnavailable(self.broken)
+            raise StoreBroken(self.broken)
         if identity(self.path) != self._identity:
             raise StoreUnavailable(
                 f"{self.path} or the -wal beside it was moved or deleted while it is in use; put it back before the"

@@ -138,7 +138,7 @@ def _prepare(connection: apsw.Connection, path: Path) -> None:
             connection.pragma("user_version", number)
 
 
-_TRANSLATION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
+_TRANSLATION: tuple[tuple[type[Exception], type[StoreError] | None, str], ...] = (
     (apsw.ConstraintError, IdTaken, "a letter with this id exists"),
     (apsw.FullError, StoreFull, "the disk is full; nothing was changed"),
     (UnicodeDecodeError, StoreRefused, "the file is damaged and was kept as it is; restore it from a copy"),
@@ -146,12 +146,13 @@ _TRANSLATION: tuple[tuple[type[Exception], type[StoreError], str], ...] = (
     (apsw.NotADBError, StoreRefused, "this is no SQLite file, and was kept as it is; name another one"),
     (apsw.ReadOnlyError, StoreRefused, "the file cannot be written; mend its permissions or the file system"),
     (apsw.CantOpenError, StoreRefused, "the file cannot be opened; mend its permissions or the file system"),
+    (apsw.IOError, None, "the disk fails; look into the kernel's log, and give the file a sound one"),
 )
 
 
 def translated(error: Exception, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
-    """The error of ours that an error of SQLite is; those not in the table (busy, I/O, memory) are `otherwise`."""
+    """The error of ours that an error of SQLite is; those not in the table (busy, memory) are `otherwise`."""
     for theirs, ours, cure in _TRANSLATION:
         if isinstance(error, theirs):
-            return ours(f"{path}: {cure} ({error})")
+            return (ours or otherwise)(f"{path}: {cure} ({error})")
     return otherwise(f"{path}: {error}")

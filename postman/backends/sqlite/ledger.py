@@ -133,7 +133,7 @@ class SqliteLedger:
 
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
-        row = await self._database.run(partial(self._rows.get, id))
+        row = await self._database.run(partial(self._rows.get, id), abandonable=True)
         return row if row is not None and client in {None, row.client} else None
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
@@ -157,11 +157,11 @@ class SqliteLedger:
 
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
-        return await self._database.run(self._lists.pauses)
+        return await self._database.run(self._lists.pauses, abandonable=True)
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
-        return await self._database.run(partial(self._lists.statistics, self._clock().wall))
+        return await self._database.run(partial(self._lists.statistics, self._clock().wall), abandonable=True)
 
 
 @asynccontextmanager
