@@ -191,11 +191,11 @@ async def test_with_every_pair_a_crash_where_the_stores_matter_loses_nothing_and
     limiter = trio.CapacityLimiter(AT_ONCE)
     promised: list[str] = []
 
-    async def crash(pair: Pair, point: str, mails: list[dict[str, Any]], timeout: float) -> tuple[list[Row], Report]:
+    async def crash(pair: Pair, point: str, mails: list[dict[str, Any]], patience: float) -> tuple[list[Row], Report]:
         directory = tmp_path / f"{pair} {point} {mails[0].get('on-doubt')}"
         directory.mkdir()
         ledger, queue = pair.urls(places)
-        text = toml(ledger=ledger, queue=queue, timeout=timeout, visibility=2)
+        text = toml(ledger=ledger, queue=queue, timeout=patience, visibility=2)
         async with open_program(directory, text) as program, open_customer(lambda: program.url) as customer:
             await die_and_live_on(program, customer, f"{point}=kill", mails, hasten)
             rows = await program.rows()
