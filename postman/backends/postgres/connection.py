@@ -29,14 +29,6 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 IMPATIENCE: Final = (errors._WaitTimeout,)  # noqa: SLF001  # what our own limit raises; it has no public name
-ENDS: Final = (
-    *IMPATIENCE,
-    errors.AdminShutdown,
-    errors.CrashShutdown,
-    errors.CannotConnectNow,
-    errors.IdleInTransactionSessionTimeout,
-    errors.ReadOnlySqlTransaction,  # what was the primary is a replica now
-)
 CONFLICTS: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
 """Another process was faster: who tries again sees what it did."""
 
@@ -48,6 +40,19 @@ _TRANSLATION: tuple[tuple[type[psycopg.Error], type[StoreError], str], ...] = (
     (errors.DataCorrupted, StoreRefused, "the server's files are damaged; restore them from a copy"),
     (errors.IndexCorrupted, StoreRefused, "an index is damaged; run REINDEX"),
 )
+
+
+def is_over(error: Exception) -> bool:
+    """Whether a session must not be used any more, and what it was doing may have been done.
+
+    What the server says of a statement is not that: then the transaction is surely undone. But the server may end a
+    session just behind a commit that it did, and then psycopg may stumble in its own words.
+    """
+    if isinstance(error, (*IMPATIENCE, errors.ReadOnlySqlTransaction)):  # what was the primary is a replica now
+        return True
+    if isinstance(error, psycopg.Error) and error.sqlstate is not None:
+        return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
+    return isinstance(error, psycopg.OperationalError)
 
 
 def translated(error: Exception) -> Exception:

@@ -20,7 +20,7 @@ import outcome
 import psycopg
 import trio
 
-from postman.backends.postgres.connection import CONFLICTS, ENDS, IMPATIENCE, Connection, text_of, translated
+from postman.backends.postgres.connection import CONFLICTS, IMPATIENCE, Connection, is_over, text_of, translated
 from postman.errors import PostmanError, StoreUnavailable
 
 BATCH: Final = 500
@@ -213,10 +213,8 @@ class Line[Q]:
             if time.monotonic() < self._not_before:
                 raise StoreUnavailable("PostgreSQL could not be reached a moment ago")
             try:
-                self._connection = self._connect()
-                if self._lost:
-                    self._connection.execute(_END_BACKEND, [self._lost])
-                    self._lost = ""
+                connection = self._connect()
+                self._connection = self._alone(connection)
             except psycopg.Error as error:
                 self._pause = min(PAUSES[1], max(PAUSES[0], 2 * self._pause))
                 self._not_before = time.monotonic() + self._pause
@@ -224,8 +222,23 @@ class Line[Q]:
             self._pause = 0.0
         return self._connection
 
+    def _alone(self, connection: Connection) -> Connection:
+        """A new connection, once the one that was lost before has surely ended; otherwise that is tried again."""
+        ended = True
+        try:
+            if self._lost:
+                ended = (False,) not in connection.execute(_END_BACKEND, [self._lost]).fetchall()
+        except BaseException:
+            connection.close()
+            raise
+        if not ended:
+            connection.close()
+            raise StoreUnavailable("PostgreSQL has not ended the session that was lost")
+        self._lost = ""
+        return connection
+
     def _is_lost(self, error: Exception) -> bool:
-        return isinstance(error, ENDS) or self._connection is None or self._connection.broken
+        return is_over(error) or self._connection is None or self._connection.broken
 
     def _roll_back(self) -> None:
         """Free what was locked. After a pipeline that failed psycopg mistakes what is prepared, so begin anew."""

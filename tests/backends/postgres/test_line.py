@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,8 +16,11 @@ import psycopg
 import pytest
 import trio
 
+from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger import PostgresLedger, ledger_on
-from postman.backends.postgres.ledger_rows import key_of
+from postman.backends.postgres.ledger_lists import PostgresLists
+from postman.backends.postgres.ledger_rows import Operation, PostgresRows, key_of
+from postman.backends.postgres.line import Job, open_line
 from postman.backends.postgres.queue import PostgresQueue, queue_on
 from postman.backends.postgres.server import MIGRATIONS, Server, open_side, prepare
 from postman.errors import ConfigError, StoreRefused, StoreUnavailable
@@ -162,6 +165,33 @@ async def test_a_commit_whose_answer_was_lost_may_have_happened_and_can_be_read_
         assert caught.value.may_have_happened
         assert await ledger.read(lost.id, None) is not None
         await accept(ledger, letter())
+
+
+class Stumbling(PostgresRows):
+    """As psycopg does when the server ends the session just behind the commit: that is no word of the server's."""
+
+    def commit(self, connection: Connection, jobs: Sequence[Job[Operation]]) -> None:
+        super().commit(connection, jobs)
+        raise psycopg.OperationalError("cannot exit pipeline mode while busy")
+
+
+async def test_a_commit_is_not_repeated_when_the_error_is_not_the_servers_word(postgres: Server) -> None:
+    await prepare(postgres, durable=True)
+    work = Stumbling(Policy(), None)
+    async with open_side(postgres) as side, open_line(postgres.connect_durable, work, 5.0, "letters") as line:
+        ledger = PostgresLedger(line, work, side, PostgresLists(None))
+        letters, told = [letter() for _ in range(5)], list[bool]()
+
+        async def post(one: Letter) -> None:
+            with pytest.raises(StoreUnavailable) as caught:
+                await accept(ledger, one)
+            told.append(caught.value.may_have_happened)
+
+        async with trio.open_nursery() as nursery:
+            for one in letters:
+                nursery.start_soon(post, one)
+        assert told == [True] * 5, "an id that is taken would be minted anew, and the mail be there twice"
+        assert (await rows_of(ledger)).keys() == {one.id for one in letters}
 
 
 async def test_a_commit_that_was_cut_in_its_middle_has_an_end_before_its_caller_hears_of_it(
