@@ -21,6 +21,7 @@ import msgspec
 
 from postman.ledger import Call, Ended
 from postman.mail import Letter, OnDoubt
+from postman.movable import MOVABLE
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
 from postman.row import HISTORY_ENDS, End, EndKind, Entry, Now, Policy, Row, State, Verb
@@ -181,6 +182,23 @@ def spoil(row: Row, now: Now) -> Row:
     return _enter(row, now, State.FAILED, "its content in the ledger is damaged; post it again")
 
 
+def let_go(row: Row, written: Row, removal: str, now: Now) -> Row:
+    """Give up a letter that moves to another ledger, if it still is as it was written down for that."""
+    if row != written or row.state not in MOVABLE:
+        return row
+    return _enter(row, now, State.CANCELLED, _went(removal))
+
+
+def is_gone(row: Row, removal: str) -> bool:
+    """Whether `removal` took the letter away."""
+    return row.state is State.CANCELLED and row.history[-1].reason == _went(removal)
+
+
+def arrive(row: Row, removal: str, now: Now) -> Row:
+    """The row of a letter that comes from another ledger: all the same, but there is no note for it here."""
+    return _enter(msgspec.structs.replace(row, put=False), now, row.state, f"came with export {removal}")
+
+
 def seconds_until_due(row: Row, now: Now) -> float:
     """How long a queued row must not be claimed.
 
@@ -287,6 +305,10 @@ def _enter(row: Row, now: Now, state: State, reason: str = "", provider: str = "
         omitted += 1
     since = row.since if state is row.state else now.wall
     return msgspec.structs.replace(row, state=state, since=since, history=history, omitted=omitted)
+
+
+def _went(removal: str) -> str:
+    return f"moved to another ledger by export {removal}"
 
 
 def _expired(row: Row, now: Now) -> bool:

@@ -7,15 +7,17 @@ decision to `postman.transitions`. Those that raise have changed nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+import structlog
 
 from postman import transitions
-from postman.errors import IdTaken, KeyReused, StoreError, StoreFull
+from postman.errors import IdTaken, KeyReused, NewerRow, StoreError, StoreFull
 from postman.failpoint import failpoint
 from postman.ledger import Accepted, Call, Claim, Ended, Filter, Unclaimable, Which, labels
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
 from postman.row import End, Now, Policy, Row, State, Verb
 
@@ -25,8 +27,10 @@ OVERDUE = 60.0
 UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)
 """What decoding damaged bytes may raise."""
 
+_log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Letter)
+_letter_decoder = msgspec.msgpack.Decoder(Letter)
+_row_decoder = msgspec.msgpack.Decoder(Row)
 
 
 class Parcel(NamedTuple):
@@ -48,7 +52,11 @@ class Present(Protocol):
     """Rows that are there already, within a transaction."""
 
     def get(self, id: Id) -> Row | None:
-        """The row."""
+        """The row.
+
+        Raises:
+            NewerRow: see `read`.
+        """
 
     def body(self, id: Id) -> bytes | None:
         """The letter's bytes; None when they were lost, or the row is in a state of BODY_NOT_NEEDED."""
@@ -74,6 +82,44 @@ class Rows(Present, Protocol):
 
     def remember(self, client: str, key: str, used: Used, now: Now) -> None:
         """Keep the key."""
+
+
+def read(id: Id, encoded: bytes) -> Row | None:
+    """A row as it is stored; None when it is damaged: it stays as it is, and must not stop the others.
+
+    Raises:
+        NewerRow: it is whole, but says something that only a newer Postman understands; it stays as it is too.
+    """
+    try:
+        row = _row_decoder.decode(encoded)
+        if row.id == id:
+            return row
+        reason = "it names another letter"
+    except UNREADABLE as error:
+        _refuse_newer(id, encoded, error)
+        reason = str(error)
+    _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
+    return None
+
+
+def decoded(id: Id, encoded: bytes) -> Row | None:
+    """The same for a list, which goes on without it."""
+    try:
+        return read(id, encoded)
+    except NewerRow:
+        return None
+
+
+def _refuse_newer(id: Id, encoded: bytes, error: Exception) -> None:
+    try:
+        whole = msgspec.msgpack.decode(encoded)
+    except UNREADABLE:
+        return
+    match whole:
+        case [named, *rest] if named == id and len(rest) >= len(Row.__struct_fields__) - 1:
+            raise NewerRow(f"{id} is a row of a newer Postman: {error}") from error
+        case {"id": named} if named == id:
+            raise NewerRow(f"{id} is a mail of a newer Postman: {error}") from error
 
 
 def parcels(letters: Sequence[Letter], client: str, policy: Policy, now: Now) -> list[Parcel]:
@@ -155,13 +201,67 @@ def act(
     """See `Ledger.act`."""
     acted: dict[Id, tuple[Row, bool]] = {}
     for id in dict.fromkeys(ids):
-        before = rows.get(id)
+        try:
+            before = rows.get(id)
+        except NewerRow:
+            continue
         if before is not None:
             acted[id] = row, done = transitions.act(before, verb, who, policy, now)
             # A row that is not to be aged is written as well: when to look again depends on a policy that may be new.
             if done or verb is Verb.AGE:
                 rows.write(row, before)
     return acted
+
+
+def letters(rows: Present, ids: Sequence[Id]) -> Mapping[Id, Letter]:
+    """See `Movable.letters`."""
+    found = {id: _letter(rows, id) for id in ids if rows.get(id) is not None}
+    return {id: letter for id, letter in found.items() if letter is not None}
+
+
+def let_go(rows: Present, written: Sequence[Row], removal: str, now: Now) -> frozenset[Id]:
+    """See `Movable.let_go`."""
+    gone = set()
+    for row in written:
+        before = rows.get(row.id)
+        if before is not None:
+            after = _write(rows, transitions.let_go(before, row, removal, now), before)
+            if transitions.is_gone(after, removal):
+                gone.add(row.id)
+    return frozenset(gone)
+
+
+def repacked(letters: Sequence[Stored]) -> list[Parcel]:
+    """Make letters of another ledger ready; needs no transaction."""
+    return [Parcel(stored.row, _encoder.encode(stored.letter), labels(stored.letter)) for stored in letters]
+
+
+def take_in(rows: Rows, parcels: Sequence[Parcel]) -> frozenset[Id]:
+    """See `Movable.take_in`."""
+    there = frozenset(parcel.row.id for parcel in parcels if rows.get(parcel.row.id) is not None)
+    for parcel in parcels:
+        if parcel.row.id not in there:
+            rows.add(parcel)
+    return there
+
+
+def take_keys(rows: Rows, keys: Sequence[UsedKey]) -> None:
+    """See `Movable.take_keys`."""
+    for key in keys:
+        if rows.used(key.client, key.key) is None:
+            rows.remember(key.client, key.key, Used(key.fingerprint, key.ids), Now(key.at, key.at))
+
+
+def page_of_keys(found: Sequence[tuple[Any, ...]], limit: int) -> tuple[Sequence[UsedKey], str]:
+    """What `Movable.keys` answers, from a table in the order of client and key; `key_at` reads the cursor."""
+    keys = [UsedKey(client, key, fingerprint, tuple(ids.split()), at) for client, key, fingerprint, ids, at in found]
+    return keys, f"{keys[-1].client} {keys[-1].key}" if len(keys) == limit else ""
+
+
+def key_at(cursor: str) -> tuple[str, str]:
+    """Client and key of a cursor of `page_of_keys`."""
+    client, _, key = cursor.partition(" ")
+    return client, key
 
 
 def matches(row: Row, filter: Filter) -> bool:
@@ -179,13 +279,22 @@ def labels_of(filter: Filter) -> list[tuple[Which, str]]:
     return [(which, value) for which, value in asked if value is not None]
 
 
-def _letter(rows: Present, id: Id) -> Letter | None:
-    """The letter; None when its bytes are damaged."""
+def letter_of(id: Id, body: bytes | None) -> Letter | None:
+    """The letter; None when its bytes are damaged.
+
+    Raises:
+        NewerRow: see `read`.
+    """
     try:
-        letter = _decoder.decode(rows.body(id) or b"")
-    except UNREADABLE:
+        letter = _letter_decoder.decode(body or b"")
+    except UNREADABLE as error:
+        _refuse_newer(id, body or b"", error)
         return None
     return letter if letter.id == id else None
+
+
+def _letter(rows: Present, id: Id) -> Letter | None:
+    return letter_of(id, rows.body(id))
 
 
 def _write(rows: Present, row: Row, before: Row) -> Row:

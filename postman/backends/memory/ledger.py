@@ -29,6 +29,7 @@ from postman.ledger import (
     Which,
 )
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY
 from postman.row import BODY_NOT_NEEDED, End, Now, Policy, Row, State, Verb, present
@@ -132,6 +133,31 @@ class MemoryLedger:
         await trio.lowlevel.checkpoint()
         return self._rows.statistics(self._clock().wall)
 
+    async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
+        """See `Movable.letters`."""
+        await trio.lowlevel.checkpoint()
+        return rows.letters(self._rows, ids)
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:  # noqa: ARG002  # all at once
+        """See `Movable.keys`."""
+        await trio.lowlevel.checkpoint()
+        return self._rows.keys(), ""
+
+    async def let_go(self, written: Sequence[Row], removal: str) -> frozenset[Id]:
+        """See `Movable.let_go`."""
+        await trio.lowlevel.checkpoint()
+        return rows.let_go(self._rows, written, removal, self._clock())
+
+    async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
+        """See `Movable.take_in`."""
+        await trio.lowlevel.checkpoint()
+        return rows.take_in(self._rows, rows.repacked(letters))
+
+    async def take_keys(self, keys: Sequence[UsedKey]) -> None:
+        """See `Movable.take_keys`."""
+        await trio.lowlevel.checkpoint()
+        rows.take_keys(self._rows, keys)
+
 
 class MemoryRows:
     """Rows, bodies, labels and keys as dictionaries; see `postman.backends.rows.Rows`."""
@@ -190,6 +216,10 @@ class MemoryRows:
     def remember(self, client: str, key: str, used: rows.Used, now: Now) -> None:
         """See `Rows.remember`."""
         self._keys[client, key] = now.wall, used
+
+    def keys(self) -> list[UsedKey]:
+        """All that are remembered."""
+        return [UsedKey(client, key, *used, at) for (client, key), (at, used) in self._keys.items()]
 
     def live(self) -> Iterator[Row]:
         """The rows that have not ended."""

@@ -38,6 +38,7 @@ from postman.ledger import (
     Unclaimable,
 )
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
 from postman.queue import Note, Queue
 from postman.row import End, Now, Policy, Row, Verb
@@ -122,6 +123,28 @@ class PostgresLedger:
     async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
         """See `Ledger.act`."""
         return await self._write(lambda table, now: rows.act(table, ids, verb, who, self.policy, now), *ids)
+
+    async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
+        """See `Movable.letters`."""
+        return await self._ask(partial(self._lists.letters, ids))
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        return await self._ask(partial(self._lists.keys, cursor, limit))
+
+    async def let_go(self, written: Sequence[Row], removal: str) -> frozenset[Id]:
+        """See `Movable.let_go`."""
+        ids = [row.id for row in written]
+        return await self._write(lambda table, now: rows.let_go(table, written, removal, now), *ids)
+
+    async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
+        """See `Movable.take_in`."""
+        parcels = rows.repacked(letters)
+        return await self._write(lambda table, _: rows.take_in(table, parcels), *(parcel.row.id for parcel in parcels))
+
+    async def take_keys(self, keys: Sequence[UsedKey]) -> None:
+        """See `Movable.take_keys`."""
+        await self._ask(partial(self._lists.take_keys, keys))
 
     async def _write[T](self, run: Callable[[PostgresRows, Now], T], *ids: Id) -> T:
         answer: T = await self._line.run(Operation(run, ids))

@@ -6,8 +6,10 @@ All of it is done beside the writer, on a line of its own, so that no letter wai
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from postman.backends import rows
 from postman.backends.postgres.connection import Connection
@@ -17,13 +19,14 @@ from postman.backends.postgres.ledger_rows import (
     SLOTS,
     STATES,
     count,
-    decoded,
     hash_of,
     hashes_of,
+    id_of,
     key_of,
 )
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
-from postman.mail import Id
+from postman.mail import Id, Letter
+from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
 from postman.row import Now, Row
 
@@ -50,8 +53,8 @@ class PostgresLists:
 
     def get(self, id: Id, connection: Connection) -> Row | None:
         """The row as it is."""
-        found = _rows(connection, "SELECT row FROM letter WHERE key = %s", key_of(id))
-        return found[0] if found else None
+        found = connection.execute("SELECT row FROM letter WHERE key = %s", [key_of(id)], binary=True).fetchone()
+        return None if found is None else rows.read(id, found[0])
 
     def find(self, filter: Filter, after: Id | None, limit: int, connection: Connection) -> Sequence[Row]:
         """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
@@ -69,10 +72,10 @@ class PostgresLists:
         ]
         values = [value for _, value in conditions]
         if filter.state is None and filter.client is None:
-            return _rows(connection, f"SELECT row FROM letter {_newest(conditions)}", *values, limit)  # noqa: S608  # our own text
+            return _rows(connection, f"SELECT key, row FROM letter {_newest(conditions)}", *values, limit)  # noqa: S608  # our own text
         conditions.append(("state = asked.number", None))
         statement = (
-            "SELECT row FROM unnest(%s::smallint[]) AS asked (number) CROSS JOIN LATERAL "  # noqa: S608  # our own text
+            "SELECT key, row FROM unnest(%s::smallint[]) AS asked (number) CROSS JOIN LATERAL "  # noqa: S608  # our own text
             f"(SELECT key, row FROM letter {_newest(conditions)}) AS newest ORDER BY key DESC LIMIT %s"
         )
         states = STATES if filter.state is None else (filter.state,)
@@ -83,7 +86,7 @@ class PostgresLists:
         now = self.now(connection)
 
         def first(where: str, column: str, value: float) -> tuple[Row, ...]:
-            statement = f"SELECT row FROM letter WHERE {where} AND {column} <= %s ORDER BY {column} LIMIT %s"  # noqa: S608  # our own text
+            statement = f"SELECT key, row FROM letter WHERE {where} AND {column} <= %s ORDER BY {column} LIMIT %s"  # noqa: S608  # our own text
             return _rows(connection, statement, value, limit)
 
         return Overdue(
@@ -98,9 +101,9 @@ class PostgresLists:
         """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
         wall = self.now(connection).wall
         swept = connection.execute(
-            "DELETE FROM letter WHERE key IN (SELECT key FROM letter WHERE state >= 4 AND wake <= %s "
+            "DELETE FROM letter WHERE key IN (SELECT key FROM letter WHERE state >= 4 AND state <= %s AND wake <= %s "
             "ORDER BY wake LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING key, labels, row",
-            [wall - retention, limit],
+            [len(STATES) - 1, wall - retention, limit],
             binary=True,
         ).fetchall()
         labels = [(hash, key) for key, joined, _ in swept for hash in hashes_of(joined)]
@@ -116,7 +119,7 @@ class PostgresLists:
             [wall - key_retention, limit - len(swept)],
         )
         tally: Counter[int] = Counter()
-        for row in decoded([(encoded,) for _, _, encoded in swept]):
+        for row in _decoded((key, encoded) for key, _, encoded in swept):
             tally[NUMBERS[row.state]] -= 1
             tally[DOUBLED] -= row.receipts > 1
         count(connection, SLOTS, tally)
@@ -132,7 +135,8 @@ class PostgresLists:
             "FROM letter WHERE state = 0 AND letter.put = asked.put AND due <= %s ORDER BY due LIMIT 1) AS oldest",
             [self.now(connection).wall],
         ).fetchall()
-        return LedgerStatistics({STATES[name]: number for name, number in counts.items() if number}, oldest, doubled)
+        known = {state: counts[number] for state, number in NUMBERS.items() if counts.get(number)}
+        return LedgerStatistics(known, oldest, doubled)
 
     def pause(self, provider: str, who: str | None, connection: Connection) -> None:
         """See `Ledger.pause`."""
@@ -150,6 +154,34 @@ class PostgresLists:
         found = connection.execute("SELECT provider, since, who FROM pause ORDER BY since").fetchall()
         return [Pause(*values) for values in found]
 
+    # Removals
+
+    def letters(self, ids: Sequence[Id], connection: Connection) -> Mapping[Id, Letter]:
+        """See `Movable.letters`."""
+        statement = "SELECT key, letter FROM body WHERE key = ANY(%s::bigint[])"
+        keys = {key_of(id): id for id in ids}
+        bodies = connection.execute(statement, [list(keys)], binary=True)
+        found = {keys[key]: rows.letter_of(keys[key], body) for key, body in bodies}
+        return {id: letter for id, letter in found.items() if letter is not None}
+
+    def keys(self, cursor: str, limit: int, connection: Connection) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        found = connection.execute(
+            "SELECT client, key, fingerprint, ids, at FROM idempotency WHERE (client, key) > (%s, %s) "
+            "ORDER BY client, key LIMIT %s",
+            [*rows.key_at(cursor), limit],
+            binary=True,
+        ).fetchall()
+        return rows.page_of_keys(found, limit)
+
+    def take_keys(self, keys: Sequence[UsedKey], connection: Connection) -> None:
+        """See `Movable.take_keys`. In the order in which all processes write."""
+        connection.cursor().executemany(
+            "INSERT INTO idempotency (client, key, fingerprint, ids, at) VALUES (%s, %s, %s, %s, %s) "
+            "ON CONFLICT DO NOTHING",
+            [(*name, print, " ".join(ids), at) for *name, print, ids, at in sorted(map(msgspec.structs.astuple, keys))],
+        )
+
 
 def _newest(conditions: Sequence[tuple[str, Any]]) -> str:
     where = "WHERE " + " AND ".join(condition for condition, _ in conditions) if conditions else ""
@@ -157,4 +189,9 @@ def _newest(conditions: Sequence[tuple[str, Any]]) -> str:
 
 
 def _rows(connection: Connection, statement: str, *values: Any) -> tuple[Row, ...]:  # noqa: ANN401  # what is bound
-    return decoded(connection.execute(statement.encode(), values, binary=True).fetchall())
+    return _decoded(connection.execute(statement.encode(), values, binary=True))
+
+
+def _decoded(found: Iterable[tuple[int, bytes]]) -> tuple[Row, ...]:
+    """Rows that can be read."""
+    return tuple(row for key, encoded in found if (row := rows.decoded(id_of(key), encoded)))

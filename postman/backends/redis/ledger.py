@@ -28,12 +28,15 @@ from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import Accepted, Call, Claim, Ended, Filter, Ledger, LedgerStatistics, Overdue, Pause, Unclaimable
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
 from postman.queue import Note, Queue
 from postman.row import End, Now, Policy, Row, State, Verb
 
 TURNS: Final = 50
 """So often a change is decided anew because others were faster: each time one of them came further."""
+NO_LIMIT: Final = 2**53
+"""As many as Lua can count."""
 IN_HAND: Final = 10_000
 """Claims of this process whose rows are remembered, so that their ends need not be read for."""
 
@@ -80,20 +83,33 @@ class RedisLedger:
         now, policy = self._lists.now(), self.policy
         parcels = rows.parcels(letters, client, policy, now)
         ids = tuple(letter.id for letter in letters)
-        field = "" if key is None else f"{client}\0{key}"
+        field = "" if key is None else shelf.field_of_key(client, key)
         used = msgspec.msgpack.encode(rows.Used(fingerprint, ids))
+        notes = [] if self._queue is None else [parcel.row for parcel in parcels if parcel.row.put]
+        failpoint("A3")
+        answer = await self._store(parcels, notes, field, used, now.wall, policy.max_queued)
+        return self._accepted(answer, ids, fingerprint)
+
+    async def _store(
+        self,
+        parcels: Sequence[rows.Parcel],
+        notes: Sequence[Row] = (),
+        field: str = "",
+        used: bytes = b"",
+        now: float = 0.0,
+        room: int = NO_LIMIT,
+    ) -> list[bytes]:
+        """Run ACCEPT."""
         time = "" if self._queue is None else self._queue.now()
-        arguments: list[Any] = [self._client.prefix, time, field, used, now.wall, policy.max_queued, len(parcels)]
+        arguments: list[Any] = [self._client.prefix, time, field, used, now, room, len(parcels)]
         for parcel in parcels:
-            arguments += shelf.accept_arguments(parcel, policy)
-        if self._queue is not None:
-            for row in (parcel.row for parcel in parcels if parcel.row.put):
-                arguments += put_arguments(Note(row.id, row.lane, row.size), row.due - now.wall)
+            arguments += shelf.accept_arguments(parcel, self.policy)
+        for row in notes:
+            arguments += put_arguments(Note(row.id, row.lane, row.size), row.due - now)
         names = ("keys", "keyed", shelf.index_of_state(State.QUEUED))
         keys = [*keys_of(self._client.prefix), *map(self._lists.key, names)]
-        failpoint("A3")
-        answer = await self._client.commit(scripts.ACCEPT, keys, *arguments)
-        return self._accepted(answer, ids, fingerprint)
+        answer: list[bytes] = await self._client.commit(scripts.ACCEPT, keys, *arguments)
+        return answer
 
     def _accepted(self, answer: list[bytes], ids: tuple[Id, ...], fingerprint: bytes) -> Accepted:
         match answer:
@@ -220,6 +236,38 @@ class RedisLedger:
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
         return await self._lists.statistics()
+
+    async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
+        """See `Movable.letters`."""
+        known, _ = await self._read(ids, with_body=True)
+        return rows.letters(Snapshot(known), ids)
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        return await self._lists.keys(cursor, limit)
+
+    async def let_go(self, written: Sequence[Row], removal: str) -> frozenset[Id]:
+        """See `Movable.let_go`."""
+        wanted, gone = {row.id: row for row in written}, set[Id]()
+
+        def decide(present: Snapshot, now: Now) -> None:
+            gone.difference_update(present.known)
+            gone.update(rows.let_go(present, [wanted[id] for id in present.known], removal, now))
+
+        await self._change(list(wanted), decide)
+        return frozenset(gone)
+
+    async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
+        """See `Movable.take_in`."""
+        there, _ = await self._read([stored.row.id for stored in letters], with_body=False)
+        parcels = [parcel for parcel in rows.repacked(letters) if parcel.row.id not in there]
+        self._accepted(await self._store(parcels), (), b"")
+        return frozenset(there)
+
+    async def take_keys(self, keys: Sequence[UsedKey]) -> None:
+        """See `Movable.take_keys`."""
+        arguments = [part for key in keys for part in shelf.key_arguments(key)]
+        await self._client.commit(scripts.TAKE_KEYS, [self._lists.key("keys"), self._lists.key("keyed")], *arguments)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from postman.backends.redis.client import Client
 from postman.backends.redis.clock import ServerClock
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
+from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
 from postman.row import Now, Row, State
 
@@ -22,6 +23,7 @@ PAGE: Final = 100
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
 
+_used = msgspec.msgpack.Decoder(rows.Used)
 _pauses = msgspec.msgpack.Decoder(Pause)
 
 
@@ -152,6 +154,19 @@ class RedisLists:
         """See `Ledger.pauses`."""
         [found] = await self._client.ask(("HGETALL", self.key("pauses")))
         return sorted((_pauses.decode(pause) for pause in found.values()), key=lambda pause: pause.since)
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        [(after, pairs)] = await self._client.ask(("HSCAN", self.key("keys"), cursor or 0, "COUNT", limit))
+        fields = pairs[::2]
+        [ages] = await self._client.ask(("ZMSCORE", self.key("keyed"), *fields)) if fields else [[]]
+        keys = []
+        for field, encoded, at in zip(fields, pairs[1::2], ages, strict=True):
+            client, _, key = field.decode().partition("\0")
+            used = _used.decode(encoded)
+            if at is not None:  # else it was forgotten meanwhile
+                keys.append(UsedKey(client, key, used.fingerprint, used.ids, at))
+        return keys, "" if after == b"0" else after.decode()
 
 
 def _id(found: bytes) -> Id:

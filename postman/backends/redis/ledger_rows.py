@@ -24,6 +24,7 @@ from postman import transitions
 from postman.backends import rows
 from postman.ledger import Which
 from postman.mail import Id
+from postman.movable import UsedKey
 from postman.row import BODY_NOT_NEEDED, Policy, Row, State
 
 ENDED: Final = "wake:ended"
@@ -70,6 +71,11 @@ class Snapshot:
     def write(self, row: Row, before: Row) -> None:  # noqa: ARG002  # the version tells
         """See `Present.write`."""
         self.written[row.id] = row
+
+
+def field_of_key(client: str, key: str) -> str:
+    """The name of an idempotency key."""
+    return f"{client}\0{key}"
 
 
 def index_of_state(state: State) -> str:
@@ -139,6 +145,12 @@ def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
     stays = {index_of_client(row.client): 0.0, **{index_of_label(hash): 0.0 for hash in hashes}}
     found = {**places(row, policy), **stays}
     return [row.id, _encoder.encode(row), body, b"".join(hashes), len(found), *_flat(found)]
+
+
+def key_arguments(used: UsedKey) -> list[Any]:
+    """For the script TAKE_KEYS: one key."""
+    value = msgspec.msgpack.encode(rows.Used(used.fingerprint, used.ids))
+    return [field_of_key(used.client, used.key), value, used.at]
 
 
 def forget_arguments(id: Id, version: bytes, row: Row | None, labels: bytes) -> list[Any]:

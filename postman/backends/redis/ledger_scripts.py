@@ -86,3 +86,16 @@ end
 return #fields
 """
 )
+
+TAKE_KEYS: Final = Script(
+    ADDS
+    + """
+-- KEYS: keys by client and key, the same by age. ARGV: for each key its field, value and age.
+for i = 1, #ARGV, 3 do
+  if redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) == 1 then
+    redis.call('ZADD', KEYS[2], ARGV[i + 2], ARGV[i])
+  end
+end
+return 'OK'
+"""
+)

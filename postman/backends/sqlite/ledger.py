@@ -34,6 +34,7 @@ from postman.ledger import (
     Unclaimable,
 )
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
 from postman.queue import Note, Queue, QueueSettings
 from postman.row import End, Now, Policy, Row, Verb, present
@@ -162,6 +163,27 @@ class SqliteLedger:
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
         return await self._database.run(partial(self._lists.statistics, self._clock().wall), abandonable=True)
+
+    async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
+        """See `Movable.letters`."""
+        return await self._database.run(partial(rows.letters, self._rows, ids))
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        return await self._database.run(partial(self._lists.keys, cursor, limit))
+
+    async def let_go(self, written: Sequence[Row], removal: str) -> frozenset[Id]:
+        """See `Movable.let_go`."""
+        return await self._database.run(partial(rows.let_go, self._rows, written, removal, self._clock()))
+
+    async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
+        """See `Movable.take_in`."""
+        self._check_room()
+        return await self._database.run(partial(rows.take_in, self._rows, rows.repacked(letters)))
+
+    async def take_keys(self, keys: Sequence[UsedKey]) -> None:
+        """See `Movable.take_keys`."""
+        await self._database.run(partial(rows.take_keys, self._rows, keys))
 
 
 @asynccontextmanager

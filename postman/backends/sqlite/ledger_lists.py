@@ -12,6 +12,7 @@ from postman.backends.sqlite.database import Database
 from postman.backends.sqlite.ledger_rows import NUMBERS, STATES, SqliteRows, decoded, hash_of, key_of, stored
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
+from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
 from postman.row import Now, Row
 
@@ -78,8 +79,8 @@ class SqliteLists:
         """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
         self._database.flush()  # a letter that is replayed in this very transaction must stay
         swept: list[tuple[Any, ...]] = self._sql.execute(
-            "SELECT key, labels, row FROM letter WHERE state >= 4 AND wake <= ? ORDER BY wake LIMIT ?",
-            (ended_before, limit),
+            "SELECT key, labels, row FROM letter WHERE state BETWEEN 4 AND ? AND wake <= ? ORDER BY wake LIMIT ?",
+            (len(STATES) - 1, ended_before, limit),
         ).fetchall()
         for key, labels, encoded in swept:
             if row := decoded(key, encoded):
@@ -117,3 +118,14 @@ class SqliteLists:
     def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         return [Pause(*values) for values in self._sql.execute("SELECT provider, since, who FROM pause ORDER BY since")]
+
+    # Removals
+
+    def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        """See `Movable.keys`."""
+        found = self._sql.execute(
+            "SELECT client, key, fingerprint, ids, at FROM idempotency WHERE (client, key) > (?, ?) "
+            "ORDER BY client, key LIMIT ?",
+            (*rows.key_at(cursor), limit),
+        ).fetchall()
+        return rows.page_of_keys(found, limit)

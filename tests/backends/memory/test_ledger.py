@@ -7,7 +7,7 @@ import pytest
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.row import Now, Policy
-from postman.testing.check_ledger import LEDGER_CHECKS, LedgerCheck
+from postman.testing.check_ledger import LEDGER_CHECKS, MOVABLE_LEDGER_CHECKS, LedgerCheck
 
 
 @asynccontextmanager
@@ -15,6 +15,6 @@ async def open_memory(policy: Policy, clock: Callable[[], Now]) -> AsyncGenerato
     yield MemoryLedger(policy, clock)
 
 
-@pytest.mark.parametrize("check", LEDGER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", LEDGER_CHECKS + MOVABLE_LEDGER_CHECKS, ids=lambda check: check.__name__)
 async def test_the_contract(check: LedgerCheck) -> None:
     await check(open_memory)

@@ -9,7 +9,13 @@ from postman.backends.postgres.ledger import ledger_on
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.ledger import Ledger
 from postman.row import Now, Policy
-from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger
+from postman.testing.check_ledger import (
+    DURABLE_LEDGER_CHECKS,
+    LEDGER_CHECKS,
+    MOVABLE_LEDGER_CHECKS,
+    LedgerCheck,
+    OpenLedger,
+)
 
 
 @pytest.fixture
@@ -23,6 +29,8 @@ def open_postgres(postgres: Server) -> OpenLedger:
     return open_it
 
 
-@pytest.mark.parametrize("check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS + MOVABLE_LEDGER_CHECKS, ids=lambda check: check.__name__
+)
 async def test_the_contract(check: LedgerCheck, open_postgres: OpenLedger) -> None:
     await check(open_postgres)

@@ -22,7 +22,14 @@ from postman.provider import Receipt
 from postman.queue import Queue
 from postman.registry import load_kind
 from postman.row import End, EndKind, Now, Policy, State, Verb
-from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger, Scene
+from postman.testing.check_ledger import (
+    DURABLE_LEDGER_CHECKS,
+    LEDGER_CHECKS,
+    MOVABLE_LEDGER_CHECKS,
+    LedgerCheck,
+    OpenLedger,
+    Scene,
+)
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import RedisServer
 from postman.testing.standing_clock import StandingClock
@@ -51,7 +58,9 @@ def scene_of(ledger: Ledger) -> Scene:
     return Scene(ledger, StandingClock())
 
 
-@pytest.mark.parametrize("check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS + MOVABLE_LEDGER_CHECKS, ids=lambda check: check.__name__
+)
 async def test_the_contract(check: LedgerCheck, open_redis: OpenLedger) -> None:
     await check(open_redis)
 

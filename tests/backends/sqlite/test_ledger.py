@@ -24,7 +24,14 @@ from postman.ledger import Claim, Filter, Ledger, LedgerSettings
 from postman.mail import Id, Letter, OnDoubt
 from postman.queue import Note, QueueSettings
 from postman.row import Now, Policy, State, Verb
-from postman.testing.check_ledger import DURABLE_LEDGER_CHECKS, LEDGER_CHECKS, LedgerCheck, OpenLedger, Scene
+from postman.testing.check_ledger import (
+    DURABLE_LEDGER_CHECKS,
+    LEDGER_CHECKS,
+    MOVABLE_LEDGER_CHECKS,
+    LedgerCheck,
+    OpenLedger,
+    Scene,
+)
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.standing_clock import StandingClock
 from postman.wire import ClientFactory
@@ -45,7 +52,9 @@ def open_sqlite(path: Path) -> OpenLedger:
     return open_it
 
 
-@pytest.mark.parametrize("check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", LEDGER_CHECKS + DURABLE_LEDGER_CHECKS + MOVABLE_LEDGER_CHECKS, ids=lambda check: check.__name__
+)
 async def test_the_contract(check: LedgerCheck, open_sqlite: OpenLedger) -> None:
     await check(open_sqlite)
 
