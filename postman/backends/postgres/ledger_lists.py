@@ -62,7 +62,8 @@ class PostgresLists:
         if after is not None:
             conditions.append(("key < %s", key_of(after)))
         if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
-            conditions.append(("key >= %s", (max(0, int((filter.since - SLACK) * 1_000)) << 22) - 2**63))
+            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
+            conditions.append(("key >= %s", (earliest << 22) - 2**63))
             conditions.append(("accepted >= %s", filter.since))
         if filter.client is not None:
             conditions.append(("client = %s", filter.client))

@@ -34,7 +34,6 @@ SLOTS: Final = 64
 """Each process counts in rows of its own, as far as chance allows, so that none waits for another's commit."""
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Row)
 
 
 def key_of(id: Id) -> int:
@@ -52,9 +51,9 @@ def hashes_of(labels: bytes) -> list[int]:
     return [int.from_bytes(labels[start : start + 8], signed=True) for start in range(0, len(labels), 8)]
 
 
-def decoded(found: Sequence[tuple[Any, ...]]) -> tuple[Row, ...]:
-    """Rows of the ledger from rows of one column."""
-    return tuple(_decoder.decode(encoded) for (encoded,) in found)
+def id_of(key: int) -> Id:
+    """The id of a primary key."""
+    return Id(f"0x{key + 2**63:016x}")
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -94,6 +93,7 @@ class PostgresRows:
 
     def _forget(self) -> None:
         self.notes: list[tuple[Note, float]] = []
+        self._stored: dict[Id, bytes] = {}
         self._rows: dict[Id, Row] = {}
         self._bodies: dict[Id, bytes] = {}
         self._used: dict[tuple[str, str], rows.Used] = {}
@@ -117,7 +117,9 @@ class PostgresRows:
         with connection.pipeline():
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             ask = partial(connection.execute, binary=True)
-            found = ask("SELECT row FROM letter WHERE key = ANY(%b::bigint[]) ORDER BY key FOR UPDATE", [list(ids)])
+            found = ask(
+                "SELECT key, row FROM letter WHERE key = ANY(%b::bigint[]) ORDER BY key FOR UPDATE", [list(ids)]
+            )
             letters = bodies and ask("SELECT key, letter FROM body WHERE key = ANY(%b::bigint[])", [list(bodies)])
             used = keys and ask(
                 "SELECT client, key, fingerprint, ids FROM idempotency "
@@ -126,8 +128,8 @@ class PostgresRows:
             )
             counts = keyed and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
             clock = ask("SELECT extract(epoch FROM clock_timestamp())::float8")
-        self._rows = {row.id: row for row in decoded(found.fetchall())}
-        self._bodies = {Id(f"0x{key + 2**63:016x}"): body for key, body in letters or ()}
+        self._stored = {id_of(key): encoded for key, encoded in found}
+        self._bodies = {id_of(key): body for key, body in letters or ()}
         self._used = {(client, key): rows.Used(print, tuple(ids.split())) for client, key, print, ids in used or ()}
         self._counts.update(dict(counts or ()))
         [(wall,)] = clock.fetchall()
@@ -191,15 +193,17 @@ class PostgresRows:
 
     def get(self, id: Id) -> Row | None:
         """See `Rows.get`."""
+        if id not in self._rows and id in self._stored and (row := rows.read(id, self._stored[id])):
+            self._rows[id] = row
         return self._rows.get(id)
 
     def known(self, id: Id) -> bool:
         """See `Rows.known`."""
-        return id in self._rows
+        return id in self._rows or id in self._stored
 
-    def body(self, id: Id) -> bytes:
+    def body(self, id: Id) -> bytes | None:
         """See `Rows.body`."""
-        return self._added[id].body if id in self._added else self._bodies[id]
+        return self._added[id].body if id in self._added else self._bodies.get(id)
 
     def add(self, parcel: rows.Parcel) -> None:
         """See `Rows.add`."""

@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from postman.backends.postgres.ledger import ledger_on
+from postman.backends.postgres.ledger_rows import key_of
 from postman.backends.postgres.server import Server, open_side, prepare
-from postman.ledger import Ledger
+from postman.ledger import Filter, Ledger
 from postman.row import Now, Policy
 from postman.testing.check_ledger import (
     DURABLE_LEDGER_CHECKS,
@@ -15,7 +16,11 @@ from postman.testing.check_ledger import (
     MOVABLE_LEDGER_CHECKS,
     LedgerCheck,
     OpenLedger,
+    Scene,
 )
+from postman.testing.check_ledger.scene import LAMDA
+from postman.testing.postgres_server import PostgresServer
+from postman.testing.standing_clock import StandingClock
 
 
 @pytest.fixture
@@ -34,3 +39,32 @@ def open_postgres(postgres: Server) -> OpenLedger:
 )
 async def test_the_contract(check: LedgerCheck, open_postgres: OpenLedger) -> None:
     await check(open_postgres)
+
+
+async def test_damage_to_a_letter_is_told_and_the_others_go_on(
+    open_postgres: OpenLedger, postgres: Server, postgres_process: PostgresServer
+) -> None:
+    clock = StandingClock()
+    async with open_postgres(Policy(), clock) as ledger:
+        scene = Scene(ledger, clock)
+        damaged, bodiless, garbled, whole = [await scene.queued() for _ in range(4)]
+        for statement in (
+            f"UPDATE {postgres.schema}.letter SET row = '\\xff00' WHERE key = {key_of(damaged)}",  # noqa: S608  # ours
+            f"DELETE FROM {postgres.schema}.body WHERE key = {key_of(bodiless)}",  # noqa: S608  # ours
+            f"UPDATE {postgres.schema}.body SET letter = '\\x01' WHERE key = {key_of(garbled)}",  # noqa: S608  # ours
+        ):
+            postgres_process.execute(statement)
+        assert await ledger.read(damaged, None) is None
+        assert [row.id for row in await ledger.find(Filter(), None, 10)] == [whole, garbled, bodiless]
+        answers = [await ledger.claim(id, [LAMDA]) for id in (damaged, bodiless, garbled, whole)]
+        assert [getattr(answer, "state", "claimed") for answer in answers] == [None, "failed", "failed", "claimed"]
+        clock.advance(Policy().give_up_after)
+        assert [row.id for row in (await ledger.overdue(10)).lapsed] == [whole], "the clerk's round goes on"
+
+
+async def test_whoever_asks_for_letters_of_the_far_future_finds_none(open_postgres: OpenLedger) -> None:
+    clock = StandingClock()
+    async with open_postgres(Policy(), clock) as ledger:
+        await Scene(ledger, clock).queued()
+        for since in (2.0**42, 1e15):
+            assert await ledger.find(Filter(since=since), None, 10) == ()
