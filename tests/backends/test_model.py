@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -9,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import ClassVar
 
 import pytest
 import trio
@@ -17,6 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from postman.backends.memory.ledger import MemoryLedger
+from postman.backends.postgres.ledger import ledger_on as postgres_ledger
+from postman.backends.postgres.server import Server, open_side, prepare
 from postman.backends.redis.address import Address
 from postman.backends.redis.ledger import redis_ledger
 from postman.backends.sqlite.database import open_database
@@ -26,6 +30,7 @@ from postman.mail import Id, OnDoubt
 from postman.provider import Receipt
 from postman.row import End, EndKind, Policy, State, Verb
 from postman.testing.check_ledger import Scene
+from postman.testing.postgres_server import PostgresServer
 from postman.testing.redis_server import find_server, redis_server
 from postman.testing.standing_clock import StandingClock
 
@@ -238,9 +243,27 @@ class RedisBesideModel(LedgerBesideModel):
                 yield ledger
 
 
+class PostgresBesideModel(LedgerBesideModel):
+    url: ClassVar[str]
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Ledger]:
+        server = Server(self.url, f"model_{secrets.token_hex(8)}")
+        await prepare(server, durable=True)
+        async with open_side(server) as side, postgres_ledger(server, side, POLICY, self.clock) as ledger:
+            yield ledger
+
+
+@pytest.fixture
+def beside_postgres(postgres_process: PostgresServer) -> None:
+    PostgresBesideModel.url = postgres_process.url
+
+
 TestMemory = MemoryBesideModel.TestCase
 TestMemory.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSqlite = SqliteBesideModel.TestCase
 TestSqlite.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 TestRedis = pytest.mark.skipif(find_server() is None, reason="no Redis here")(RedisBesideModel.TestCase)
 TestRedis.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestPostgres = pytest.mark.usefixtures("beside_postgres")(PostgresBesideModel.TestCase)
+TestPostgres.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
