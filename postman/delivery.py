@@ -7,6 +7,7 @@ former did not take the letter.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,14 +20,23 @@ import trio
 
 from postman import journal
 from postman.breaker import BreakerOpen
-from postman.errors import LeaseLost, ProviderError, StoreBroken, StoreFull, StoreRefused, StoreUnavailable, TooLate
+from postman.errors import (
+    LeaseLost,
+    NewerRow,
+    ProviderError,
+    StoreBroken,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+    TooLate,
+)
 from postman.failpoint import failpoint
 from postman.guard import Guard, Hold
 from postman.ledger import Claim, Ended, Ledger, Unclaimable
 from postman.mail import Id
 from postman.postbox import Turn
 from postman.provider import Attempt, Phase, boottime
-from postman.queue import MAX_DELAY, Lease, Note
+from postman.queue import MAX_DELAY, VERSION, Lease, Note
 from postman.row import End, EndKind, Row, State
 from postman.wall import Stopped, ask, end_of
 
@@ -37,6 +47,12 @@ ELSEWHERE = frozenset({EndKind.UNAVAILABLE, EndKind.MISCONFIGURED, EndKind.REFUS
 
 UNREADY_DELAY = 1.0
 """Seconds until a note is shown again whose letter nobody could be asked for just now."""
+
+NEWER_DELAY = 15.0
+"""Seconds until a note is shown again that only a newer Postman understands."""
+
+NEWER_TOLD = 300.0
+"""Seconds between two lines in the log about such notes."""
 
 INSIST = (0.1, 5.0)
 """Seconds between two tries to write: the first, the longest; doubling."""
@@ -103,6 +119,7 @@ class Delivery:
         self._steady = steady
         self._wall = wall
         self._on_call = on_call
+        self._tell_newer_at = -math.inf
 
     async def deliver(self, lease: Lease, turn: Turn, hold: Hold) -> None:
         """Do what can be done now for the letter that a note names, and write what came of it.
@@ -120,10 +137,17 @@ class Delivery:
         if lease.note is None:
             await self._bury(lease, "this is no note that can be read")
             return
+        if lease.note.version > VERSION:
+            await self._leave_to_newer(lease, f"its note is of version {lease.note.version}")
+            return
         if self._guard.draining:
             await self._put_back_or_ack(lease, lease.note, State.QUEUED, 0.0)
             return
-        outcome = await self._ask_in_turn(lease.note.id, turn, hold)
+        try:
+            outcome = await self._ask_in_turn(lease.note.id, turn, hold)
+        except NewerRow as error:
+            await self._leave_to_newer(lease, str(error))
+            return
         failpoint("W9")
         match outcome:
             case Row():
@@ -186,6 +210,16 @@ class Delivery:
         except StoreUnavailable as error:
             _log.warning("the queue does not answer; the note will be shown again", reason=str(error))
 
+    async def _leave_to_newer(self, lease: Lease, why: str) -> None:
+        """During a roll-out: what a newer Postman wrote is given back as it was, for those who understand it."""
+        if self._steady() >= self._tell_newer_at:
+            self._tell_newer_at = self._steady() + NEWER_TOLD
+            _log.warning("a mail is left to newer instances of Postman on this queue; end the roll-out", reason=why)
+        try:
+            await self._queue.release(lease, NEWER_DELAY)
+        except (LeaseLost, StoreUnavailable) as error:
+            _log.warning("a note could not be given back; it will be shown again", reason=str(error))
+
     async def _bury(self, lease: Lease, reason: str) -> None:
         _log.warning("a note was buried", id=lease.note.id if lease.note else None, reason=reason)
         try:
@@ -205,11 +239,13 @@ async def _unless_surely_not[T](write: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
-    """Write, for as long as the guard lets us: an end that is not written becomes doubt."""
+    """Write, for as long as the guard lets us and there is hope: an end that is not written becomes doubt."""
     pause = INSIST[0]
     while True:
         try:
             return await write()
+        except StoreBroken:
+            raise
         except (StoreUnavailable, StoreFull, StoreRefused) as error:
             _log.warning("a call could not be written down yet", reason=str(error))
             await trio.sleep(pause)
@@ -218,5 +254,3 @@ async def _insist[T](write: Callable[[], Awaitable[T]]) -> T:
 
 def _ms(called: Called) -> float:
     return round(called.seconds * 1000, 1)
-        except StoreBroken:
-            raise

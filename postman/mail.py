@@ -39,8 +39,11 @@ class Priority(enum.StrEnum):
         return (Priority.HIGH, Priority.NORMAL, Priority.BULK).index(self)
 
 
-class _Value(msgspec.Struct, frozen=True, omit_defaults=True, rename="kebab", kw_only=True):
-    """A frozen value; on the wire its names are kebab-case and defaults are left out."""
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="kebab", kw_only=True):
+    """A frozen value; on the wire its names are kebab-case and defaults are left out.
+
+    A newer Postman may have put fields into a ledger that this one does not know; without them the mail is another one.
+    """
 
 
 class Address(_Value, frozen=True, kw_only=True):

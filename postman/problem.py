@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from postman.errors import ConfigError, KeyReused, PostmanError, StoreError, StoreFull, StoreUnavailable
+from postman.errors import ConfigError, KeyReused, NewerRow, PostmanError, StoreError, StoreFull, StoreUnavailable
 from postman.reader import Fault, Invalid
 
 FULL_RETRY = 30
@@ -67,6 +67,8 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  # one line a kind
         case StoreUnavailable(may_have_happened=True):
             _log.error("the store did not answer", error=str(error))
             return not_now("It is not known whether this was done. Repeat it with the same Idempotency-Key.")
+        case NewerRow():
+            return not_now("A newer Postman wrote this mail; this one, which is older, leaves it alone.")
         case StoreError():
             _log.error("the store did not answer", error=str(error))
             return not_now("The store does not answer. Nothing was done.")

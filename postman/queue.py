@@ -34,7 +34,7 @@ class Note(msgspec.Struct, frozen=True, rename={"version": "v"}):
         id: the letter.
         lane: 0 high, 1 normal, 2 bulk.
         size: about how many bytes of memory the letter takes; bounds what is in flight.
-        version: of this format; a reader that does not know it releases the note untouched.
+        version: of this format; who does not know it understands nothing else of the note, and releases it untouched.
     """
 
     id: Id
@@ -43,7 +43,14 @@ class Note(msgspec.Struct, frozen=True, rename={"version": "v"}):
     version: int = VERSION
 
 
+class _Newer(msgspec.Struct):
+    """What every note has in common, whatever version it is of."""
+
+    v: int
+
+
 _reader = msgspec.json.Decoder(Note)
+_newer = msgspec.json.Decoder(_Newer)
 
 
 def read_note(data: bytes | str) -> Note | None:
@@ -51,8 +58,14 @@ def read_note(data: bytes | str) -> Note | None:
     try:
         note = _reader.decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
+        note = None
+    if note is not None and note.lane in range(LANES):
+        return note
+    try:
+        version = _newer.decode(data).v
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return note if note.lane in range(LANES) else None
+    return Note(Id(""), version=version) if version > VERSION else None
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -139,7 +139,9 @@ HISTORY_ENDS = 20
 class Row(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """All that the ledger knows of a letter but its body. Times are wall seconds unless said otherwise.
 
-    Fields are only ever added, at the end and with defaults, so that a row written by an older version can be read.
+    Fields are only ever added, at the end and with defaults, so that a row written by an older version can be read. An
+    older version that reads it passes over new fields, and loses them when it writes: during a roll-out they must be
+    such that this does no harm. A row with a new word (a state, a policy) it leaves alone.
     """
 
     id: Id

@@ -18,10 +18,11 @@ from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.breaker import Breaker
 from postman.breaker import State as BreakerState
 from postman.carrier import Carrier, Terms, blame
-from postman.delivery import Called, Delivery
+from postman.delivery import NEWER_DELAY, Called, Delivery
 from postman.errors import (
     MailRefused,
     MailRejected,
+    NewerRow,
     OutcomeUnknown,
     ProviderMisconfigured,
     ProviderUnavailable,
@@ -33,7 +34,7 @@ from postman.ledger import Claim, Filter
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt, Refusal
-from postman.queue import Note
+from postman.queue import VERSION, Note
 from postman.row import End, Now, Policy, Row, State
 
 LETTER = Id("0x587e6d1522401000")
@@ -472,6 +473,36 @@ async def test_a_note_without_a_letter_is_buried(autojump_clock: MockClock) -> N
         await b.queue.put([Note(Id("0x0000000000000001"))])
         await b.deliver()
         assert (await b.queue.statistics()).buried == 1
+
+
+async def test_a_note_of_a_newer_version_is_given_back_untouched_without_spinning_and_told_once(
+    autojump_clock: MockClock,
+) -> None:
+    provider = Scripted()
+    async with bench(a=provider) as b:
+        note = Note(LETTER, version=VERSION + 1)
+        await b.queue.put([note])
+        began = trio.current_time()
+        with capture_logs() as logs:
+            for _ in range(3):
+                await b.deliver()
+        assert trio.current_time() >= began + 2 * NEWER_DELAY
+        assert [log["log_level"] for log in logs if "newer" in log["event"]] == ["warning"]
+        assert (provider.asked, (await b.queue.statistics()).buried) == (0, 0)
+        await trio.sleep(NEWER_DELAY)
+        assert (await b.queue.take()).note == note
+
+
+async def test_a_letter_of_a_newer_postman_is_left_on_the_queue(autojump_clock: MockClock) -> None:
+    class Newer(MemoryLedger):
+        async def claim(self, id: Id, *_: object, **__: object) -> Claim:
+            raise NewerRow(id)
+
+    async with bench(a=Scripted()) as b:
+        await b.post()
+        b.delivery._ledger = Newer()
+        await b.deliver()
+        assert (await b.notes(), (await b.queue.statistics()).buried) == (1, 0)
 
 
 async def test_a_doubled_note_is_acked_and_the_letter_sent_once(autojump_clock: MockClock) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+import trio
 
-from postman.testing.customer import open_customer
+from postman.row import Row, State
+from postman.testing import acts
+from postman.testing.customer import Customer, open_customer
+from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
+from postman.testing.haste import hasten
 from postman.testing.pairs import Places
 from postman.testing.program import Program, open_program
+from postman.testing.report import report
 
 ENGINES = ("redis", "postgresql")
 MAIL = {
@@ -28,7 +36,7 @@ async def instances(directory: Path, toml: str, count: int) -> AsyncIterator[lis
     async with AsyncExitStack() as stack:
         programs = []
         for number in range(count):
-            (directory / f"instance {number}").mkdir()
+            (directory / f"instance {number}").mkdir(parents=True)
             programs.append(await stack.enter_async_context(open_program(directory / f"instance {number}", toml)))
         yield programs
 
@@ -71,3 +79,150 @@ async def test_a_part_alone_on_a_ledger_of_its_own_is_refused_with_the_cure(
         assert await program.wait_ended() == 2
         assert f"--only {part}: [ledger] and [queue] cannot be shared" in program.log
         assert "Traceback" not in program.log
+
+
+# under load
+
+
+def slow() -> Act:
+    """A vendor that takes everything, after a while."""
+
+    async def play(turn: Turn) -> bool:
+        await trio.sleep(random.uniform(0, 0.3))
+        return await acts.answer(202).play(turn)
+
+    return Act(play)
+
+
+class Load:
+    """Customers of whichever instance runs, each sure of its mails."""
+
+    def __init__(self, customer: Customer) -> None:
+        self.customer = customer
+        self.enough = trio.Event()
+        self._posted = 0
+
+    async def post(self) -> None:
+        """Post batch after batch until it is enough."""
+        while not self.enough.is_set():
+            self._posted += 1
+            await self.customer.post(f"batch-{self._posted}", [MAIL] * 5)
+            await trio.sleep(random.uniform(0, 0.1))
+
+    async def wait_further(self, mails: int = 20) -> None:
+        """Wait until so many more mails are promised."""
+        goal = len(self.customer.ids) + mails
+        with trio.fail_after(60):
+            while len(self.customer.ids) < goal:  # noqa: ASYNC110  # other tasks, which know nothing of us
+                await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def loaded(running: list[Program]) -> AsyncIterator[Load]:
+    """Load on a random one of what is `running` by then; at the end every mail has settled."""
+    async with open_customer(lambda: random.choice(running).url) as customer, trio.open_nursery() as nursery:
+        load = Load(customer)
+        for _ in range(6):
+            nursery.start_soon(load.post)
+        yield load
+        load.enough.set()
+    async with open_customer(lambda: running[0].url) as reader:
+        await reader.wait_settled(120)
+
+
+def doubts(row: Row) -> int:
+    """How often a letter was in doubt."""
+    return sum(entry.state is State.IN_DOUBT for entry in row.history)
+
+
+async def test_whichever_is_killed_nothing_is_lost_and_nothing_doubled(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    accepted: Callable[[FaultServer], list[str]],
+    places: Places,
+    long: bool,
+) -> None:
+    count, kills = (4, 60) if long else (2, 4)
+
+    async def run(engine: str) -> None:
+        url = places.url(engine)
+        async with open_fault_server(otherwise=slow()) as vendor:
+            text = toml(ledger=url, queue=url, base=vendor.url, workers=12, timeout=3, visibility=2)
+            async with instances(tmp_path / engine, text, count) as programs:
+                for program in programs:
+                    await program.start(before=hasten)
+                async with loaded(programs) as load:
+                    for _ in range(kills):
+                        await load.wait_further()
+                        victim = random.choice(programs)
+                        await victim.kill()
+                        await victim.start(before=hasten)
+                assert [await program.stop() for program in programs] == [0] * count
+                rows = await programs[0].rows()
+            found = report(load.customer.ids, accepted(vendor), rows, load.customer.recovered)
+        assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+        assert found.told <= sum(map(doubts, rows)) <= kills * 12, "a doubt that no kill explains"
+
+    async with trio.open_nursery() as nursery:
+        for engine in ENGINES:
+            nursery.start_soon(run, engine, name=engine)
+
+
+async def test_a_roll_out_under_load_loses_doubles_and_doubts_nothing(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    accepted: Callable[[FaultServer], list[str]],
+    places: Places,
+    long: bool,
+) -> None:
+    count = 8 if long else 2
+
+    async def run(engine: str) -> None:
+        url = places.url(engine)
+        async with open_fault_server(otherwise=slow()) as vendor:
+            text = toml(ledger=url, queue=url, base=vendor.url, workers=12)
+            async with instances(tmp_path / engine, text, 2 * count) as programs:
+                running, new = programs[:count], programs[count:]
+                for program in running:
+                    await program.start()
+                async with loaded(running) as load:
+                    for program in new:
+                        await load.wait_further()
+                        await program.start()
+                        running.append(program)
+                        assert await running.pop(0).stop() == 0
+                assert [await program.stop() for program in running] == [0] * count
+                rows = await programs[0].rows()
+            found = report(load.customer.ids, accepted(vendor), rows, load.customer.recovered)
+        assert (found.accepted, found.told, found.copies) == (found.acked, 0, 0)
+        assert sum(map(doubts, rows)) == 0
+
+    async with trio.open_nursery() as nursery:
+        for engine in ENGINES:
+            nursery.start_soon(run, engine, name=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_two_instances_with_one_node_number_mint_new_ids_and_nobody_notices(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]], places: Places, engine: str
+) -> None:
+    url = places.url(engine)
+    async with instances(tmp_path, "node = 7\n" + toml(ledger=url, queue=url, workers=12), 2) as programs:
+        for program in programs:
+            await program.start()
+
+        async with (
+            open_customer(lambda: programs[0].url) as one,
+            open_customer(lambda: programs[1].url) as other,
+        ):
+            with trio.fail_after(60):
+                for number in itertools.count():
+                    if any("same node number" in program.log for program in programs):
+                        break
+                    async with trio.open_nursery() as nursery:
+                        for customer in (one, other):
+                            nursery.start_soon(customer.post, f"{customer is one}-{number}", [MAIL] * 50)
+            assert one.refusals == other.refusals == []
+            assert len({*one.ids, *other.ids}) == len(one.ids) + len(other.ids)
+            await one.wait_settled(120)
+        assert sorted(accepted()) == sorted([*one.ids, *other.ids])

@@ -154,7 +154,7 @@ class RedisLedger:
         def decide(present: Snapshot, now: Now) -> None:
             acted.update(rows.act(present, list(present.known), verb, who, self.policy, now))
 
-        await self._change(list(dict.fromkeys(ids)), decide)
+        await self._change(list(dict.fromkeys(ids)), decide, read=rows.decoded)
         return acted
 
     async def _change[T](
@@ -164,6 +164,7 @@ class RedisLedger:
         *,
         with_body: bool = False,
         in_hand: bool = False,
+        read: Callable[[Id, bytes], Row | None] = rows.read,
     ) -> T:
         """Read rows, decide, write what is decided; again for those that somebody else wrote meanwhile.
 
@@ -173,7 +174,7 @@ class RedisLedger:
         for _ in range(TURNS):
             guessed = bool(known)
             if not guessed:
-                known, now = await self._read(ids, with_body=with_body)
+                known, now = await self._read(ids, with_body=with_body, read=read)
             snapshot = Snapshot(known)
             decided = decide(snapshot, now)
             lost = await self._write(snapshot, known)
@@ -182,12 +183,14 @@ class RedisLedger:
             ids, known = lost or ids, {}
         raise StoreUnavailable("a row was changed by others again and again")
 
-    async def _read(self, ids: Sequence[Id], *, with_body: bool) -> tuple[dict[Id, Known], Now]:
+    async def _read(
+        self, ids: Sequence[Id], *, with_body: bool, read: Callable[[Id, bytes], Row | None] = rows.read
+    ) -> tuple[dict[Id, Known], Now]:
         fields = ("v", "r", "b") if with_body else ("v", "r")
-        *read, time = await self._client.ask(*(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",))
+        *found, time = await self._client.ask(*(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",))
         known = {}
-        for id, (version, encoded, *body) in zip(ids, read, strict=True):
-            row = shelf.decoded(id, encoded)
+        for id, (version, encoded, *body) in zip(ids, found, strict=True):
+            row = read(id, encoded) if encoded else None
             if row is not None:
                 known[id] = Known(version, row, body[0] if body else None)
         return known, self._lists.now(time)
@@ -254,7 +257,7 @@ class RedisLedger:
             gone.difference_update(present.known)
             gone.update(rows.let_go(present, [wanted[id] for id in present.known], removal, now))
 
-        await self._change(list(wanted), decide)
+        await self._change(list(wanted), decide, read=rows.decoded)
         return frozenset(gone)
 
     async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:

@@ -12,6 +12,7 @@ from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
 from postman.backends.redis.clock import ServerClock
+from postman.errors import NewerRow
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
 from postman.movable import UsedKey
@@ -71,7 +72,7 @@ class RedisLists:
             after = ids[-1]
             read = await self._client.ask(*(("HMGET", self.letter(id), "r", "l") for id in ids))
             for id, (encoded, joined) in zip(ids, read, strict=True):
-                row = shelf.decoded(id, encoded)
+                row = rows.decoded(id, encoded) if encoded else None
                 if row is not None and rows.matches(row, filter) and labels <= set(shelf.hashes_of(joined)):
                     found.append(row)
         return found[:limit]
@@ -110,7 +111,9 @@ class RedisLists:
     async def _rows(self, found: Sequence[bytes]) -> tuple[Row, ...]:
         ids = [_id(id) for id in found]
         read = await self._client.ask(*(("HGET", self.letter(id), "r") for id in ids)) if ids else []
-        return tuple(row for id, encoded in zip(ids, read, strict=True) if (row := shelf.decoded(id, encoded)))
+        return tuple(
+            row for id, encoded in zip(ids, read, strict=True) if encoded and (row := rows.decoded(id, encoded))
+        )
 
     async def sweep(self, retention: float, key_retention: float, limit: int) -> int:
         """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
@@ -121,7 +124,10 @@ class RedisLists:
         read = await self._client.ask(*(("HMGET", self.letter(id), "v", "r", "l") for id in ids)) if ids else []
         forgets = []
         for id, (version, encoded, joined) in zip(ids, read, strict=True):
-            row = shelf.decoded(id, encoded)
+            try:
+                row = rows.read(id, encoded) if encoded else None
+            except NewerRow:
+                continue
             if row is None or (row.state.ended and row.since <= wall - retention):  # else it was replayed meanwhile
                 arguments = shelf.forget_arguments(id, version or b"", row, joined or b"")
                 forgets.append(([self.letter(id)], [self._client.prefix, *arguments]))

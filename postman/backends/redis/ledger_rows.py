@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
-import structlog
 
 from postman import transitions
 from postman.backends import rows
@@ -35,9 +34,7 @@ _LOOKED_AT: Final = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
 _LABEL: Final = 8
 """Bytes of a label's hash."""
 
-_log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Row)
 
 
 class Known(NamedTuple):
@@ -157,17 +154,6 @@ def forget_arguments(id: Id, version: bytes, row: Row | None, labels: bytes) -> 
     """For the script FORGET, behind the prefix. Where a damaged row stood for its client is not known."""
     client = [index_of_client(row.client)] if row else []
     return [id, version, *EVERYWHERE, *client, *(index_of_label(hash) for hash in hashes_of(labels))]
-
-
-def decoded(id: Id, encoded: bytes | None) -> Row | None:
-    """A row; None when there is none, or it is damaged: it stays as it is, and must not stop the others."""
-    if encoded is None:
-        return None
-    try:
-        return _decoder.decode(encoded)
-    except rows.UNREADABLE as error:
-        _log.error("a row of the ledger is damaged; it is passed over", id=id, error=str(error))
-        return None
 
 
 def _flat(found: Mapping[str, float]) -> Sequence[Any]:

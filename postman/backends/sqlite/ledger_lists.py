@@ -79,7 +79,7 @@ class SqliteLists:
         """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
         self._database.flush()  # a letter that is replayed in this very transaction must stay
         swept: list[tuple[Any, ...]] = self._sql.execute(
-            "SELECT key, labels, row FROM letter WHERE state BETWEEN 4 AND ? AND wake <= ? ORDER BY wake LIMIT ?",
+            "SELECT key, labels, row FROM letter WHERE state >= 4 AND +state <= ? AND wake <= ? ORDER BY wake LIMIT ?",
             (len(STATES) - 1, ended_before, limit),
         ).fetchall()
         for key, labels, encoded in swept:

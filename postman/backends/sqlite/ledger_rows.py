@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import apsw
 import msgspec
-import structlog
 
 from postman import transitions
 from postman.backends import rows
@@ -28,9 +27,7 @@ READ_AHEAD: Final = 32
 CACHED_BODY: Final = 8_192
 """Bytes; bodies up to this are kept with their rows until they are claimed."""
 
-_log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Row)
 
 
 def key_of(id: Id) -> int:
@@ -44,21 +41,16 @@ def hash_of(label: tuple[Which, str]) -> bytes:
 
 
 def decoded(key: int, encoded: bytes) -> Row | None:
-    """A row of the file; None when it is damaged: it stays as it is, and must not stop the others."""
-    id = f"0x{key + 2**63:016x}"
-    try:
-        row = _decoder.decode(encoded)
-        if row.id == id:
-            return row
-        reason = "it names another letter"
-    except rows.UNREADABLE as error:
-        reason = str(error)
-    _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
-    return None
+    """A row of the file, see `rows.decoded`."""
+    return rows.decoded(_id_of(key), encoded)
+
+
+def _id_of(key: int) -> Id:
+    return Id(f"0x{key + 2**63:016x}")
 
 
 def stored(connection: apsw.Connection, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
-    """The rows in the file that the rest of a SELECT names, but for those that are damaged."""
+    """The rows in the file that the rest of a SELECT names, but for those that cannot be read."""
     for key, encoded in connection.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
         if row := decoded(key, encoded):
             yield row
@@ -148,7 +140,8 @@ class SqliteRows:
         """See `Rows.get`."""
         if id in self._cache:
             return self._cache[id][0]
-        return next(stored(self._sql, "WHERE key = ?", key_of(id)), None)
+        encoded = self._sql.execute("SELECT row FROM letter WHERE key = ?", (key_of(id),)).get
+        return None if encoded is None else rows.read(id, encoded)
 
     def read_ahead(self, id: Id) -> None:
         """Bring a letter that is about to be claimed into memory, with those behind it, which are likely to be next."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from postman.errors import IdTaken
+from postman.errors import IdTaken, NewerRow
 from postman.ledger import Filter
 from postman.provider import Receipt
-from postman.row import State
-from postman.testing.check_ledger.scene import LedgerCheck, OpenLedger, expect, open_scene
+from postman.row import State, Verb
+from postman.testing.check_ledger.scene import LAMDA, LedgerCheck, OpenLedger, expect, open_scene
 from postman.testing.standing_clock import StandingClock
 
 
@@ -43,4 +43,31 @@ async def an_id_stays_taken_after_reopening(open_ledger: OpenLedger) -> None:
         assert (await scene.ledger.statistics()).states == {State.QUEUED: 1}
 
 
-CHECKS: tuple[LedgerCheck, ...] = (everything_is_there_after_reopening, an_id_stays_taken_after_reopening)
+async def what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on(open_ledger: OpenLedger) -> None:
+    clock = StandingClock()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        newer, ours = await scene.queued(on_doubt="ask"), await scene.queued()  # a policy that nobody knows yet
+        statistics = await scene.ledger.statistics()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        for refused in (
+            lambda: scene.ledger.claim(newer, [LAMDA]),
+            lambda: scene.ledger.read(newer, None),
+            lambda: scene.ledger.settle(newer, Receipt(), "webhook"),
+        ):
+            with expect(NewerRow):
+                await refused()
+        assert set(await scene.ledger.act([newer, ours], Verb.PUT, "clerk")) == {ours}
+        assert [row.id for row in await scene.ledger.find(Filter(), None, 10)] == [ours]
+        clock.advance(scene.ledger.policy.give_up_after)
+        assert [row.id for row in (await scene.ledger.overdue(10)).aged] == [ours]
+        assert (await scene.ledger.statistics()).states == statistics.states
+        with expect(IdTaken):
+            await scene.accept(scene.letter(id=newer))
+        assert (await scene.claim(await scene.queued())).fence == 1
+
+
+CHECKS: tuple[LedgerCheck, ...] = (
+    everything_is_there_after_reopening,
+    an_id_stays_taken_after_reopening,
+    what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on,
+)
