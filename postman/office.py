@@ -18,6 +18,7 @@ from postman.guard import Guard
 from postman.intake import Intake
 from postman.ledger import ALL, Ledger, LedgerStatistics, Pause
 from postman.postbox import Postbox
+from postman.pulse import Pulse
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
@@ -48,6 +49,7 @@ class Office:
         room: Room,
         server: Server,
         reloader: Reloader,
+        pulse: Pulse,
         on_broken: Callable[[StoreBroken], None],
     ) -> None:
         self._intake = intake
@@ -59,6 +61,7 @@ class Office:
         self._room = room
         self._server = server
         self._reloader = reloader
+        self._pulse = pulse
         self._on_broken = on_broken
         self._started = time.time()
         self._store_error = ""
@@ -117,7 +120,7 @@ class Office:
                 held=self._guard.held,
                 bytes_in_flight=self._room.taken,
                 stopping=self._guard.draining,
-                troubles=[trouble for trouble in (self._intake.trouble, self._reloader.trouble) if trouble],
+                troubles=[part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble],
             ),
         )
 

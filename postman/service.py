@@ -34,12 +34,14 @@ from postman.lookups import Lookups
 from postman.office import Office
 from postman.orders import Orders
 from postman.postbox import Postbox
+from postman.pulse import Pulse
 from postman.queue import Queue
 from postman.registry import Setup, set_up
 from postman.reload import Reloader, in_time
 from postman.room import Room
 from postman.server import Server, open_listeners
 from postman.stores import open_stores, refuse_part
+from postman.wall import work_of
 from postman.wire import ClientFactory
 from postman.worker import work
 
@@ -61,6 +63,7 @@ class House:
     room: Room
     clerk: Clerk
     reloader: Reloader
+    pulse: Pulse
     office: Office
     server: Server
     app: QuartTrio
@@ -148,6 +151,7 @@ def _assemble(
     reloader = Reloader(setup, carriers, fleet=fleet, postbox=postbox, ledger=ledger, keyring=keyring)
     allowances = Allowances(config.http.fair_burst, config.http.fair_rate, several=lambda: keyring.several)
     intake = Intake(ledger, queue, Flake(config.node), allowances=allowances)
+    pulse = Pulse(work_of)
     office = Office(
         intake=intake,
         ledger=ledger,
@@ -158,6 +162,7 @@ def _assemble(
         room=room,
         server=server,
         reloader=reloader,
+        pulse=pulse,
         on_broken=orders.fail,
     )
     return House(
@@ -169,6 +174,7 @@ def _assemble(
         room=room,
         clerk=clerk,
         reloader=reloader,
+        pulse=pulse,
         office=office,
         server=server,
         app=create_app(intake, ledger, office, config.http, keyring, takes_mail=only != "workers"),
@@ -182,6 +188,7 @@ async def _live(house: House, orders: Orders, task_status: trio.TaskStatus[str])
             working = await parts.start(_work, house)
             await parts.start(house.server.serve, house.app)
             beside.start_soon(_end, house, orders, working)
+            beside.start_soon(house.pulse.run)
             orders.opened(lambda: house.grace, partial(beside.start_soon, _reload, house))
             names = [carrier.name for carrier in house.postbox.carriers]
             _log.info("ready", url=house.server.url, providers=names)

@@ -6,6 +6,8 @@ and the time that it takes is ours to end.
 
 from __future__ import annotations
 
+from types import FrameType
+
 import structlog
 import trio
 
@@ -69,6 +71,17 @@ async def ask(carrier: Carrier, letter: Letter, attempt: Attempt, hold: Hold) ->
     if handed_over:
         raise OutcomeUnknown(f"no answer within {carrier.terms.timeout:g} s")
     raise ProviderUnavailable(f"nothing was sent within {carrier.terms.timeout:g} s")
+
+
+def work_of(frame: FrameType) -> str:
+    """What a stack is at: which provider's plugin, if any, and the innermost line."""
+    place = f"{frame.f_globals.get('__name__')}:{frame.f_lineno}"
+    outer: FrameType | None = frame
+    while outer is not None:
+        if outer.f_code is ask.__code__:
+            return f"while provider {outer.f_locals['carrier'].name} was asked, at {place}"
+        outer = outer.f_back
+    return f"at {place}"
 
 
 def fit(receipt: Receipt, letter: Letter) -> Receipt:

@@ -49,6 +49,7 @@ Outcome = Literal[
     "unknown",  # accepts, and the answer is lost
     "hang",  # takes the last byte and never answers
     "hang-before",  # never lets a byte through
+    "block",  # lets nobody else in the process run for `latency` seconds, and then begins
     "bug",  # an exception that no plugin should raise, before the first byte
     "bug-after",  # the same after it had accepted
     "memory-error",
@@ -66,7 +67,7 @@ class NoException(BaseException):
     """What a plugin must never raise."""
 
 
-_TAKES = frozenset[Outcome]({"accept", "accept-some", "unknown", "bug-after", "crash"})
+_TAKES = frozenset[Outcome]({"accept", "accept-some", "block", "unknown", "bug-after", "crash"})
 _RAISES: dict[Outcome, Callable[[], BaseException]] = {
     "unavailable": lambda: ProviderUnavailable("503 service unavailable"),
     "throttle": lambda: ProviderUnavailable("429 too many requests", retry_after=1.0, throttled=True),
@@ -132,6 +133,8 @@ class Fake:
         outcome = self._next(letter)
         if outcome == "hang-before":
             await trio.sleep_forever()
+        if outcome == "block":
+            time.sleep(self._settings.latency)  # noqa: ASYNC251  # what a plugin must not do
         if outcome == "bug":
             raise ZeroDivisionError("a bug before the first byte")
         attempt.starting()

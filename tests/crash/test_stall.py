@@ -11,8 +11,10 @@ import pytest
 import trio
 
 from postman.postbox import LEASE_MARGIN
+from postman.pulse import LIMIT
 from postman.row import Row, State
 from postman.testing.customer import open_customer
+from postman.testing.haste import hasten
 from postman.testing.program import open_program
 from postman.testing.report import report
 
@@ -73,6 +75,32 @@ async def test_a_stall_beyond_the_lease_sends_nothing_late_and_nothing_twice(
     assert (found.acked, found.accepted, found.duplicated) == (len(STEPS), len(STEPS), {})
     assert {step: row.state for step, row in rows.items() if row.state not in STEPS[step]} == {}
     assert {step: row.attempts for step, row in rows.items()} == dict.fromkeys(STEPS, 1), "TooLate burns no attempt"
+
+
+async def test_a_plugin_that_holds_up_the_whole_process_costs_time_and_is_named(
+    tmp_path: Path, toml: Callable[..., str], provider: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    blocking = provider(
+        "rude",
+        settings=f'outcomes = ["block", "accept"], latency = {LIMIT + 0.6}, file = "taken"',
+        more='from-domains = ["rude.example"]\ntimeout = 0.5',  # its leases are over before it is
+    )
+    patient = provider("patient", more='from-domains = ["rude.example"]', weight=0)
+    text = toml(blocking, patient, workers=4, more='from-domains = ["example.org"]')
+    async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+        await program.start(before=hasten)
+        rude = {**a_mail(), "from": {"email": "shop@rude.example"}}
+        (id, *_) = await customer.post("key", [rude, *[a_mail()] * 5])
+        await customer.wait_settled()
+        status, told = await customer.get("/status"), await customer.get(f"/mail/{id}")
+        assert await program.stop() == 0
+        rows = await program.rows()
+    found = report(customer.ids, accepted(), rows)
+    assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (6, (), (), {})
+    assert {row.state for row in rows} == {State.SENT}
+    assert any("lease" in entry.get("reason", "") for entry in told["history"]), "it came too late, and began anew"
+    (sentence,) = [sentence for sentence in status["because"] if "stood still" in sentence]
+    assert "while provider rude was asked, at postman_plugin_fake:" in sentence
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ ENDS: dict[Outcome, tuple[type[BaseException] | None, Phase, bool]] = {
     "unknown": (OutcomeUnknown, Phase.HANDED_OVER, True),
     "hang": (trio.TooSlowError, Phase.HANDED_OVER, False),
     "hang-before": (trio.TooSlowError, Phase.UNMARKED, False),
+    "block": (None, Phase.HANDED_OVER, True),
     "bug": (ZeroDivisionError, Phase.UNMARKED, False),
     "bug-after": (ZeroDivisionError, Phase.HANDED_OVER, True),
     "memory-error": (MemoryError, Phase.HANDED_OVER, False),
