@@ -16,7 +16,7 @@ from postman.errors import ConfigError, PostmanError, leaf
 
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
-BACKROOM = ("serve", "demo", "check", "plugins", "key")
+BACKROOM = ("serve", "demo", "check", "plugins", "export", "import", "key")
 COUNTER = (
     "status",
     "send",

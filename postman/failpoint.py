@@ -18,6 +18,9 @@ Actions: `kill` (SIGKILL, to oneself), `stop` (SIGSTOP: the whole process stands
 |    |                                             | W8  | the call has ended                           |
 |    |                                             | W9  | its end is committed                         |
 |    |                                             | W10 | the note is acked                            |
+
+An export comes to X1 (written, not synced), X2 (the file has its name), X3 (a batch is let go), X4 (the last line is
+written, not synced), X5 (closed); an import to Y1 (the keys are there), Y2 (a batch is there), Y3 (its notes are put).
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ import signal
 import time
 from collections import Counter
 
-POINTS = frozenset(["A1", "A2", "A3", "A4", "A5", "A6", "A7", "W1", "W2", "W3", "W4", "W5", "W7", "W8", "W9", "W10"])
+POINTS = frozenset(
+    f"{way}{number}" for way, last in {"A": 7, "W": 10, "X": 5, "Y": 3}.items() for number in range(1, last + 1)
+) - {"W6"}
+
 
 _actions: dict[tuple[str, int], str] = {}
 _hits: Counter[str] = Counter()

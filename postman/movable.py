@@ -19,14 +19,14 @@ MOVABLE = (State.QUEUED, State.IN_DOUBT, State.HELD)
 """What has not ended and is in nobody's hands."""
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, tag="mail"):
     """A letter with all that a ledger knows of it."""
 
     row: Row
     letter: Letter
 
 
-class UsedKey(msgspec.Struct, frozen=True):
+class UsedKey(msgspec.Struct, frozen=True, tag="key"):
     """An idempotency key and what came with it.
 
     Attributes:
