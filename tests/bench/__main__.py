@@ -2,6 +2,7 @@
 
     uv run python -m tests.bench                      # rates, about three minutes
     uv run python -m tests.bench --memory 100000      # does memory stay flat?
+    uv run python -m tests.bench --stores             # each engine's ledger and queue, beside its own statements alone
 
 What is measured is the real `postman serve` on SQLite; the load, and a vendor that answers as SendGrid does, are kept
 off the first core, so that they do not take it from the event loop. Every figure is the median of several rounds, and
@@ -40,6 +41,18 @@ SHARES = (
     Share("POST to provider: Postman", "provider call: (b) httpx2", 0.7),
     Share("POST to provider: Postman", "provider call: (b) our client", None),
 )
+
+
+ENGINES = ("sqlite", "redis", "postgresql")
+PARTS = ("accept", "let go")
+STORES = tuple(Share(f"{engine}: {part}", f"{engine}: {part}, raw", None) for engine in ENGINES for part in PARTS)
+
+
+def stores(mails: int) -> Iterator[tuple[str, Figure]]:
+    """One round of each engine, without HTTP and providers."""
+    for engine in ENGINES:
+        for name, *figure in run("tests.bench.stores", engine, "--mails", mails, cores=SUBJECT):
+            yield f"{engine}: {name}", Figure(*figure)
 
 
 def measure(mails: int) -> Iterator[tuple[str, Figure]]:
@@ -135,6 +148,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of which the median counts (%(default)s)")
     parser.add_argument("--memory", type=int, metavar="MAILS", help="let so many through, and watch the memory instead")
+    parser.add_argument("--stores", action="store_true", help="measure the stores alone")
     given = parser.parse_args()
     if given.memory:
         memory(given.memory)
@@ -142,10 +156,10 @@ def main() -> int:
     rounds: defaultdict[str, list[Figure]] = defaultdict(list)
     for number in range(given.rounds):
         print(f"round {number + 1} of {given.rounds} ...", file=sys.stderr, flush=True)  # noqa: T201  # so that one waits
-        for name, figure in measure(max(100, given.mails // 100 * 100)):
+        for name, figure in (stores if given.stores else measure)(max(100, given.mails // 100 * 100)):
             rounds[name].append(figure)
     print(f"Python {platform.python_version()}, SQLite {apsw.sqlite_lib_version()}, mails of 2 KB\n")  # noqa: T201  # the result
-    print("\n".join(table(rounds, SHARES)))  # noqa: T201  # the result
+    print("\n".join(table(rounds, STORES if given.stores else SHARES)))  # noqa: T201  # the result
     return 0
 
 

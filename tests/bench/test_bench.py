@@ -27,6 +27,19 @@ def test_the_benchmark_runs_and_prints_its_table() -> None:
     ]
 
 
+def test_the_benchmark_of_the_stores_says_again_what_was_said_and_finds_the_same_letters_sent() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--stores", "--mails", "100", "--rounds", "1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert sum(" / " in line and ", raw = " in line for line in ended.stdout.splitlines()) == 6
+
+
 def test_a_share_is_the_median_of_what_it_was_in_each_round() -> None:
     # In the second round the machine had something else to do, halfway.
     ceiling = [Figure(100, 1.0, 0.1), Figure(100, 4.0, 0.1), Figure(100, 1.0, 0.1)]
