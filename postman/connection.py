@@ -10,7 +10,6 @@ A client library in its place costs four times the CPU for each call, and tells 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import ssl
 
@@ -21,6 +20,7 @@ import trio
 from postman.answer import MAX_BODY, STATUSES, Answer, decoded
 from postman.errors import OutcomeUnknown, ProviderUnavailable
 from postman.failpoint import failpoint
+from postman.host import words_of
 
 MAX_HEAD = 65_536
 """Bytes before the end of an answer's headers, interim answers (100 Continue) included."""
@@ -211,7 +211,7 @@ def _why(error: BaseException) -> str:
         case socket.gaierror(strerror=str(words)):
             return words.lower()
         case OSError(errno=int(number)):
-            return os.strerror(number).lower()  # trio's own text names the address
+            return words_of(number)  # trio's own text names the address
         case h11.RemoteProtocolError() if "ConnectionClosed" in str(error):
             return "it was closed"  # h11 speaks of its own states here
         case _:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import re
 
 _PLACE = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>[0-9]{0,5}))?")
@@ -40,3 +42,16 @@ def is_loopback(host: str) -> bool:
 def http_url(host: str, port: int) -> str:
     """`http://host:port`, with the brackets of IPv6."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+_CURES = {
+    errno.EMFILE: "; raise the number of files that this process may open (LimitNOFILE, ulimit -n)",
+    errno.ENFILE: "; raise the number of files that this machine may open (fs.file-max)",
+    errno.EADDRNOTAVAIL: "; no local port is free: widen net.ipv4.ip_local_port_range",
+    errno.EAGAIN: "; no thread can be started: raise the number that this process may have (TasksMax, ulimit -u)",
+}
+
+
+def words_of(number: int) -> str:
+    """The operating system's words for an error, with the cure where this machine is to blame."""
+    return os.strerror(number).lower() + _CURES.get(number, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 
@@ -32,10 +33,17 @@ class Lookups(trio.abc.HostnameResolver):
         proto: int = 0,
         flags: int = 0,
     ) -> object:
-        """As `socket.getaddrinfo`; a cancelled look-up is abandoned."""
-        return await trio.to_thread.run_sync(
-            self._getaddrinfo, host, port, family, type, proto, flags, limiter=self._limiter, abandon_on_cancel=True
-        )
+        """As `socket.getaddrinfo`; a cancelled look-up is abandoned.
+
+        Raises:
+            OSError: nothing was found, or no thread can be started to look (EAGAIN).
+        """
+        try:
+            return await trio.to_thread.run_sync(
+                self._getaddrinfo, host, port, family, type, proto, flags, limiter=self._limiter, abandon_on_cancel=True
+            )
+        except RuntimeError as error:  # "can't start new thread"; it would pass for a bug of a plugin
+            raise OSError(errno.EAGAIN, str(error)) from None
 
     async def getnameinfo(self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int) -> tuple[str, str]:
         """As `socket.getnameinfo`."""

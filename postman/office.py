@@ -22,6 +22,7 @@ from postman.pulse import Pulse
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
 from postman.room import Room
+from postman.roster import Roster
 from postman.row import Row
 from postman.server import Server
 
@@ -50,6 +51,7 @@ class Office:
         server: Server,
         reloader: Reloader,
         pulse: Pulse,
+        roster: Roster,
         on_broken: Callable[[StoreBroken], None],
     ) -> None:
         self._intake = intake
@@ -62,7 +64,9 @@ class Office:
         self._server = server
         self._reloader = reloader
         self._pulse = pulse
+        self._roster = roster
         self._on_broken = on_broken
+        self._version = version("postman-mail")  # read now: later there may be no file to open left
         self._started = time.time()
         self._store_error = ""
 
@@ -83,6 +87,7 @@ class Office:
         try:
             with trio.fail_after(PATIENCE):
                 found = await self._ledger.statistics(), await self._queue.statistics(), await self._ledger.pauses()
+                await self._roster.look(waits=status.waits(*found[:2], time.time()))
         except trio.TooSlowError:
             self._store_error = f"no answer within {PATIENCE:g} s; its disk or its server hangs, or is overloaded"
             return None
@@ -107,7 +112,7 @@ class Office:
         ledger, queue, pauses = await self.look() or (None, None, ())
         return status.document(
             status.Facts(
-                version=version("postman-mail"),
+                version=self._version,
                 now=time.time(),
                 started=self._started,
                 durable=self._ledger.durable,
@@ -120,7 +125,12 @@ class Office:
                 held=self._guard.held,
                 bytes_in_flight=self._room.taken,
                 stopping=self._guard.draining,
-                troubles=[part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble],
+                instance=self._roster.me,
+                instances=self._roster.instances,
+                troubles=[
+                    *(part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble),
+                    *self._roster.sentences(),
+                ],
             ),
         )
 

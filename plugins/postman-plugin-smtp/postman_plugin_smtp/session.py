@@ -5,7 +5,6 @@ Nothing of a letter is in it, so every failure is surely not accepted.
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from base64 import b64encode
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import trio
 
 from postman.errors import ProviderMisconfigured, ProviderUnavailable
+from postman.host import words_of
 from postman_plugin_smtp.connection import Connection
 from postman_plugin_smtp.reply import Reply, account_refusal
 from postman_plugin_smtp.settings import SmtpSettings
@@ -123,5 +123,5 @@ def _why(error: Exception) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
-        return os.strerror(cause.errno).lower()
+        return words_of(cause.errno)
     return "the name of the host cannot be looked up"

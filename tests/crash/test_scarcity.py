@@ -1,0 +1,83 @@
+"""This machine runs out of what a connection needs: nothing is sent, nothing is lost, and the cure is told."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from postman.row import State
+from postman.testing.customer import open_customer
+from postman.testing.program import PATIENCE, open_program
+from postman.testing.report import report
+
+MAIL = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x"}],
+}
+
+
+async def test_without_files_to_open_nothing_is_sent_no_attempt_is_burnt_and_status_says_so(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    async with open_program(tmp_path, toml(workers=8)) as program, open_customer(lambda: program.url) as customer:
+        await program.start()
+        await customer.get("/status")  # its connection is kept
+        before = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(program.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        await customer.post("key", [MAIL] * 8)
+        with trio.fail_after(PATIENCE):
+            while not any("not asked" in said for said in (await customer.get("/status"))["because"]):  # noqa: ASYNC110  # of another process
+                await trio.sleep(0.05)
+        (said,) = (await customer.get("/status"))["because"]
+        assert accepted() == []
+        resource.prlimit(program.pid, resource.RLIMIT_NOFILE, before)
+        answer = await customer._http.post(f"{program.url}/resume", json={})
+        assert answer.is_success, answer.text
+        await customer.wait_settled()
+        assert await program.stop() == 0
+        rows = await program.rows()
+    assert "too many open files; raise the number of files that this process may open" in said
+    assert [(row.state, row.attempts) for row in rows] == [(State.SENT, 1)] * 8
+    found = report(customer.ids, accepted(), rows)
+    assert (found.lost, found.unexpected, found.duplicated) == ((), (), {})
+
+
+WITHOUT = """\
+import encodings.idna, os, resource, socket, sys
+import trio
+from postman.connection import Origin, open_connection
+from postman.errors import ProviderUnavailable
+from postman.lookups import Lookups
+
+async def main():
+    trio.socket.set_custom_hostname_resolver(Lookups())
+    resource.setrlimit(getattr(resource, sys.argv[1]), (1, 1) if "PROC" in sys.argv[1] else (3, 3))
+    if os.getuid() == 0:
+        os.setuid(65534)  # root may have as many as it likes
+    try:
+        await open_connection(Origin(sys.argv[2], 9, None), 3)
+    except ProviderUnavailable as error:
+        print(error)
+
+socket.getaddrinfo("localhost", 9)  # what it needs is loaded
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "host", "cure"),
+    [("RLIMIT_NPROC", "localhost", "TasksMax"), ("RLIMIT_NOFILE", "127.0.0.1", "LimitNOFILE")],
+)
+def test_a_look_up_or_a_connection_that_cannot_be_begun_is_surely_not_accepted_and_no_bug_of_the_plugin(
+    limit: str, host: str, cure: str
+) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT, limit, host], capture_output=True, text=True, check=True)
+    assert cure in done.stdout
