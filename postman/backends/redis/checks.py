@@ -26,6 +26,7 @@ class Facts(msgspec.Struct, frozen=True):
         policy: maxmemory-policy.
         appendonly: whether each write goes to a log.
         appendfsync: when that log goes to the disk.
+        replicas: how many are connected.
     """
 
     version: str
@@ -33,6 +34,7 @@ class Facts(msgspec.Struct, frozen=True):
     policy: str | None
     appendonly: bool
     appendfsync: str | None
+    replicas: int = 0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -49,8 +51,8 @@ class Verdict(msgspec.Struct, frozen=True):
     warnings: Sequence[str] = ()
 
 
-def judge(facts: Facts) -> Verdict:
-    """What the facts mean for letters that were answered with 202."""
+def judge(facts: Facts, wait: int = 0) -> Verdict:
+    """What the facts mean for letters that were answered with 202; `wait` is the URL's."""
     risks, warnings = list[str](), list[str]()
     if facts.maxmemory and facts.policy is not None and facts.policy.startswith("allkeys"):
         risks.append(
@@ -70,6 +72,14 @@ def judge(facts: Facts) -> Verdict:
         warnings.append("the server does not tell appendfsync; unless it is always, a power cut loses what came last")
     if facts.maxmemory and facts.policy is None:
         warnings.append("the server does not tell maxmemory-policy; unless it is noeviction, it may delete letters")
+    if facts.replicas and not wait:
+        warnings.append(
+            "it has replicas: one that takes its place forgets what it did not have yet; add ?wait=1 to the url"
+        )
+    if facts.replicas < wait:
+        warnings.append(
+            f"it has {facts.replicas} of the {wait} replicas that a write waits for: nothing can be accepted"
+        )
     return Verdict(facts.appendonly and facts.appendfsync == "always", risks, warnings)
 
 
@@ -87,7 +97,7 @@ async def check(client: Client, *, what: str, must_keep: bool) -> bool:
     facts = await _facts(client)
     if tuple(int(part) for part in facts.version.split(".")[:2]) < OLDEST:
         raise StoreRefused(f"the {what} needs Redis 7.0 or Valkey 7.2 at least; this is {facts.version}")
-    verdict = judge(facts)
+    verdict = judge(facts, client.wait)
     if verdict.risks and must_keep:
         raise StoreRefused(
             f"the {what} must not be here: {'; '.join(verdict.risks)}. Who can bear the loss adds"
@@ -115,4 +125,5 @@ async def _facts(client: Client) -> Facts:
         policy=said.get("maxmemory_policy"),
         appendonly=said.get("aof_enabled") == "1",
         appendfsync=None if fsync is None else fsync.decode(),
+        replicas=int(said.get("connected_slaves", 0)),
     )

@@ -32,6 +32,8 @@ _NOT_NOW: Final = frozenset(
 """Refused before anything was done; may be otherwise later, or when a person has seen to it."""
 _ELSEWHERE: Final = frozenset({"MOVED", "READONLY"})
 
+_TOUCH: Final = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], '', 'PX', 1)"
+
 
 class Script:
     """A program that the server runs in one go. It is sent once, and named by its hash from then on."""
@@ -52,11 +54,13 @@ class Client:
 
     Attributes:
         prefix: of all keys.
+        wait: how many replicas must confirm a write.
         on_message: called on each message of the channel, and on each new connection: some may not have been heard.
     """
 
     def __init__(self, address: Address, nursery: trio.Nursery, channel: str | None) -> None:
         self.prefix = address.prefix
+        self.wait = address.wait
         self._seed = self._address = address
         self._nursery = nursery
         self._channel = channel
@@ -64,6 +68,7 @@ class Client:
         self._wire: Wire | None = None
         self._why: str | None = None
         self._changed = trio.Event()
+        self._doubts = self._settled = 0
 
     async def ask(self, *commands: Command) -> list[Any]:
         """Send commands together; the answers. A cancelled caller's commands may be done.
@@ -94,13 +99,40 @@ class Client:
         Raises:
             StoreUnavailable: also when fewer replicas than the URL's `wait` confirmed it.
         """
-        wait, timeout = self._address.wait, self._address.timeout
-        waits: tuple[Command, ...] = (("WAIT", wait, int(timeout * 800)),) if wait else ()
+        doubts, more = self._doubts, self._confirmation()
         with trio.CancelScope(shield=True):
-            answers = await self._run(script, calls, waits)
-        if wait and answers.pop() < wait:
-            raise StoreUnavailable(f"fewer than {wait} replicas confirmed a write", may_have_happened=True)
-        return answers
+            try:
+                answers = await self._run(script, calls, more)
+            except StoreUnavailable as error:
+                self._doubts += error.may_have_happened
+                raise
+        self._check_confirmed(answers[len(calls) :], doubts)
+        return answers[: len(calls)]
+
+    async def ask_confirmed(self, *commands: Command) -> list[Any]:
+        """As `ask`. What it finds is no less safe than what was committed: a write may be there unconfirmed."""
+        if self._doubts == self._settled:
+            return await self.ask(*commands)
+        doubts, more = self._doubts, self._confirmation()
+        answers = await self.ask(*commands, *more)
+        self._check_confirmed(answers[len(commands) :], doubts)
+        return answers[: len(commands)]
+
+    def _confirmation(self) -> tuple[Command, ...]:
+        """Commands whose last answer is how many replicas have what was written until now."""
+        if not self.wait:
+            return ()
+        # A connection waits for its own writes alone. What is in doubt may have been written on one that is lost.
+        touch = () if self._doubts == self._settled else (("EVAL", _TOUCH, 1, f"{self.prefix}touch"),)
+        return *touch, ("WAIT", self.wait, int(self._address.timeout * 800))
+
+    def _check_confirmed(self, answers: Sequence[Any], doubts: int) -> None:
+        """Raise when too few replicas confirmed; else what was in doubt before, `doubts` writes, is so no more."""
+        if self.wait and answers[-1] < self.wait:
+            self._doubts += 1
+            raise StoreUnavailable(f"fewer than {self.wait} replicas confirmed a write", may_have_happened=True)
+        if not self.wait or len(answers) > 1:
+            self._settled = max(self._settled, doubts)
 
     async def _run(self, script: Script, calls: Sequence[ScriptCall], more: Sequence[Command]) -> list[Any]:
         commands = [("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys, arguments in calls]

@@ -187,7 +187,9 @@ class RedisLedger:
         self, ids: Sequence[Id], *, with_body: bool, read: Callable[[Id, bytes], Row | None] = rows.read
     ) -> tuple[dict[Id, Known], Now]:
         fields = ("v", "r", "b") if with_body else ("v", "r")
-        *found, time = await self._client.ask(*(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",))
+        *found, time = await self._client.ask_confirmed(
+            *(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",)
+        )
         known = {}
         for id, (version, encoded, *body) in zip(ids, found, strict=True):
             row = read(id, encoded) if encoded else None
