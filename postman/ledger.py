@@ -131,6 +131,31 @@ class Pause(msgspec.Struct, frozen=True):
     who: str
 
 
+HEARD = 60.0
+"""Seconds after which an instance that was not heard of counts as ended."""
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One process among those on a ledger.
+
+    Attributes:
+        id: of this very process.
+        name: of its machine.
+        only: the part of the service that it is; "": all.
+        delivered: mails that providers took from it in the last `seconds` in which mail waited.
+        at: when it said so, in wall seconds of the ledger's clock; the ledger writes it.
+    """
+
+    id: str
+    name: str
+    pid: int
+    only: str = ""
+    workers: int = 0
+    delivered: int = 0
+    seconds: float = 0.0
+    at: float = 0.0
+
+
 class LedgerStatistics(msgspec.Struct, frozen=True):
     """Counts of rows.
 
@@ -248,6 +273,13 @@ class Ledger(Protocol):
 
     async def pauses(self) -> Sequence[Pause]:
         """Who is paused."""
+        ...
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """Say that an instance is there, in place of what it said before; all that said so within `HEARD` seconds.
+
+        A ledger that is not shared has one instance. Need not be durable.
+        """
         ...
 
     async def statistics(self) -> LedgerStatistics:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import NamedTuple, Self
 
 import trio
 
@@ -52,6 +52,7 @@ class Postbox:
         self._turns: set[Turn] = set()
         self._left = trio.lowlevel.ParkingLot()
         self._pauses: frozenset[str] = frozenset()
+        self._delivered = [0] * workers
         self.replace(carriers)
 
     def replace(self, carriers: Sequence[Carrier]) -> None:
@@ -96,6 +97,19 @@ class Postbox:
         """The accounts that doubt can be resolved at here."""
         return frozenset(carrier.terms.account for carrier in self.carriers)
 
+    def delivered(self) -> list[int]:
+        """How many letters each worker had taken, since the start."""
+        return list(self._delivered)
+
+    def tasks(self) -> list[Task]:
+        """What workers ask right now."""
+        now = self._clock()
+        return [
+            Task(turn._worker, turn._asks, now - turn._asks_since)  # noqa: SLF001  # a turn is a part of its postbox
+            for turn in self._turns
+            if turn._asks  # noqa: SLF001  # the same
+        ]
+
     def now(self) -> float:
         """Seconds by the postbox's clock."""
         return self._clock()
@@ -110,6 +124,9 @@ class Postbox:
             return None, []
         choice = self._choices[worker]
         return choice, choice.order(self._clock())
+
+    def _took(self, worker: int) -> None:
+        self._delivered[worker] += 1
 
     def _ended(self, turn: Turn) -> None:
         self._turns.discard(turn)
@@ -127,6 +144,14 @@ class Postbox:
         return [primary, *weighted, *(c for c in others if c.terms.weight == 0)]
 
 
+class Task(NamedTuple):
+    """A worker's call, under way for so many seconds."""
+
+    worker: int
+    provider: str
+    seconds: float
+
+
 class Turn:
     """A worker's turn: a place kept at one provider, and the order in which the others follow. A context manager."""
 
@@ -136,6 +161,8 @@ class Turn:
         self._place: Place | None = place
         self._choice: _Choice | None = None
         self._failed: set[str] = set()
+        self._asks = ""
+        self._asks_since = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -171,12 +198,16 @@ class Turn:
             raise RuntimeError("call() before calls()")
         carrier = next(c for c in choice.line if c.name == name)
         self._give_back()
+        self._asks, self._asks_since = name, self._postbox.now()
         try:
             with carrier.call():
                 yield carrier
         except (ProviderUnavailable, ProviderMisconfigured, BreakerOpen):
             self._failed.add(name)
             raise
+        finally:
+            self._asks = ""
+        self._postbox._took(self._worker)  # noqa: SLF001  # a turn is a part of its postbox
         choice.took(carrier, self._failed, self._postbox.now())
 
     def _ready(self, carrier: Carrier) -> bool:

@@ -39,6 +39,7 @@ from postman.queue import Queue
 from postman.registry import Setup, set_up
 from postman.reload import Reloader, in_time
 from postman.room import Room
+from postman.roster import Roster
 from postman.server import Server, open_listeners
 from postman.stores import open_stores, refuse_part
 from postman.wall import work_of
@@ -163,6 +164,7 @@ def _assemble(
         server=server,
         reloader=reloader,
         pulse=pulse,
+        roster=Roster(ledger, postbox, workers=workers, only=only or ""),
         on_broken=orders.fail,
     )
     return House(

@@ -9,10 +9,13 @@ import msgspec
 
 from postman.breaker import State as BreakerState
 from postman.carrier import CarrierStatistics
-from postman.ledger import ALL, LedgerStatistics, Pause
+from postman.ledger import ALL, Instance, LedgerStatistics, Pause
 from postman.queue import QueueStatistics
 from postman.row import State
 from postman.server import ServerStatistics
+
+WAITS = 10.0
+"""Seconds after which mail that is due and on the queue counts as waiting."""
 
 LATE = 300.0
 """A letter that has been due for so many seconds is worth a sentence."""
@@ -27,6 +30,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         held: deliveries in hand.
         bytes_in_flight: of the letters in hand.
         stopping: the process drains.
+        instance: this process.
+        instances: all on this ledger.
         troubles: what else somebody should know (a reload that failed).
     """
 
@@ -44,6 +49,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     bytes_in_flight: int = 0
     stopping: bool = False
     troubles: Sequence[str] = ()
+    instance: Instance | None = None
+    instances: Sequence[Instance] = ()
 
 
 def document(facts: Facts) -> dict[str, Any]:
@@ -59,12 +66,19 @@ def document(facts: Facts) -> dict[str, Any]:
         "oldest-due": _age(facts),
         "queue": facts.queue,
         "deliveries": {"in-hand": facts.held, "bytes": facts.bytes_in_flight},
+        "instance": facts.instance,
+        "instances": facts.instances,
         "providers": facts.providers,
         "pauses": facts.pauses,
         "http": facts.http,
     }
     kebab: dict[str, Any] = _kebab(msgspec.to_builtins(document))
     return kebab
+
+
+def waits(ledger: LedgerStatistics, queue: QueueStatistics, now: float) -> bool:
+    """Whether mail waits that any worker could take."""
+    return sum(queue.ready) > 0 and ledger.oldest_due is not None and now - ledger.oldest_due > WAITS
 
 
 def sentences(facts: Facts) -> Iterator[str]:

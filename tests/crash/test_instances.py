@@ -55,7 +55,9 @@ async def test_one_process_takes_mail_and_another_delivers_it(
         await front.start("", "--only", "http")
         async with open_customer(lambda: front.url) as customer:
             ids = await customer.post("one", [MAIL])
-            assert (await customer.get("/status"))["mails"]["queued"] == 1
+            status = await customer.get("/status")
+            assert (status["mails"]["queued"], status["instance"]["only"]) == (1, "http")
+            assert any("nobody delivers it" in sentence for sentence in status["because"])
             await back.start("", "--only", "workers", "--bind", "[::1]:0")
             assert back.url.startswith("http://[::1]:")
             await customer.wait_settled()
@@ -65,6 +67,11 @@ async def test_one_process_takes_mail_and_another_delivers_it(
         assert "--only workers" in refused.json()["detail"]
         async with open_customer(lambda: back.url) as operator:
             assert await operator.get("/health/ready") == {"ready": True}
+            told = (await operator.get("/status"))["instances"]
+            assert {(instance["pid"], instance["only"]) for instance in told} == {
+                (front.pid, "http"),
+                (back.pid, "workers"),
+            }
             assert (await operator.get(f"/mail/{ids[0]}"))["state"] == "sent"
             assert (await posted(back.url, "/reload")).status_code == 200, "the bind is that of the command line still"
         assert [await program.stop() for program in (front, back)] == [0, 0]

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
 import trio
 
 from postman import transitions
@@ -20,6 +21,7 @@ from postman.ledger import (
     Claim,
     Ended,
     Filter,
+    Instance,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
@@ -127,6 +129,11 @@ class MemoryLedger:
         """See `Ledger.pauses`."""
         await trio.lowlevel.checkpoint()
         return tuple(self._pauses.values())
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        await trio.lowlevel.checkpoint()
+        return (msgspec.structs.replace(instance, at=self._clock().wall),)
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""

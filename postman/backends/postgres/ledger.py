@@ -30,6 +30,7 @@ from postman.ledger import (
     Claim,
     Ended,
     Filter,
+    Instance,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
@@ -174,6 +175,10 @@ class PostgresLedger:
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         return await self._ask(self._lists.pauses)
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        return await self._ask(partial(self._lists.enrol, instance))
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""

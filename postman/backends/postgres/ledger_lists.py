@@ -24,7 +24,7 @@ from postman.backends.postgres.ledger_rows import (
     id_of,
     key_of,
 )
-from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
+from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id, Letter
 from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
@@ -32,6 +32,8 @@ from postman.row import Now, Row
 
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
+
+_instances = msgspec.msgpack.Decoder(Instance)
 
 
 class PostgresLists:
@@ -154,6 +156,18 @@ class PostgresLists:
         """See `Ledger.pauses`."""
         found = connection.execute("SELECT provider, since, who FROM pause ORDER BY since").fetchall()
         return [Pause(*values) for values in found]
+
+    def enrol(self, instance: Instance, connection: Connection) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        now = self.now(connection).wall
+        connection.execute(
+            "INSERT INTO instance (id, at, said) VALUES (%s, %s, %s) "
+            "ON CONFLICT (id) DO UPDATE SET at = excluded.at, said = excluded.said",
+            [instance.id, now, msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))],
+        )
+        connection.execute("DELETE FROM instance WHERE at < %s", [now - HEARD])
+        found = connection.execute("SELECT said FROM instance ORDER BY id", binary=True)
+        return tuple(_instances.decode(said) for (said,) in found)
 
     # Removals
 

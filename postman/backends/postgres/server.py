@@ -51,6 +51,9 @@ MIGRATIONS: Final = (
     CREATE SEQUENCE lease;
     CREATE TABLE buried (at timestamptz NOT NULL, reason text NOT NULL, bytes bytea NOT NULL);
     """,
+    """
+    CREATE TABLE instance (id text COLLATE "C" PRIMARY KEY, at float8 NOT NULL, said bytea NOT NULL);
+    """,
 )
 """How to come from version n to n + 1. They only add, and a Postman of version n works on n + 1: a rolling upgrade."""
 

@@ -26,7 +26,19 @@ from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.ledger import Accepted, Call, Claim, Ended, Filter, Ledger, LedgerStatistics, Overdue, Pause, Unclaimable
+from postman.ledger import (
+    Accepted,
+    Call,
+    Claim,
+    Ended,
+    Filter,
+    Instance,
+    Ledger,
+    LedgerStatistics,
+    Overdue,
+    Pause,
+    Unclaimable,
+)
 from postman.mail import Id, Letter
 from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
@@ -237,6 +249,10 @@ class RedisLedger:
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         return await self._lists.pauses()
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        return await self._lists.enrol(instance)
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""

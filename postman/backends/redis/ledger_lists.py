@@ -13,7 +13,7 @@ from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
 from postman.backends.redis.clock import ServerClock
 from postman.errors import NewerRow
-from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
+from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
 from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
@@ -26,6 +26,7 @@ SLACK: Final = 3_600.0
 
 _used = msgspec.msgpack.Decoder(rows.Used)
 _pauses = msgspec.msgpack.Decoder(Pause)
+_instances = msgspec.msgpack.Decoder(Instance)
 
 
 class RedisLists:
@@ -147,6 +148,19 @@ class RedisLists:
         dues = [due for _, due in (*put, *unput) if due <= wall]
         states = {state: size for state, size in zip(State, sizes, strict=True) if size}
         return LedgerStatistics(states, min(dues, default=None), doubled)
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        name = self.key("instances")
+        [time] = await self._client.ask(("TIME",))
+        now = self.now(time).wall
+        said = msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))
+        _, found = await self._client.ask(("HSET", name, instance.id, said), ("HVALS", name))
+        instances = sorted(map(_instances.decode, found), key=lambda found: found.id)
+        gone = [found.id for found in instances if found.at < now - HEARD]
+        if gone:
+            await self._client.ask(("HDEL", name, *gone))
+        return tuple(found for found in instances if found.id not in gone)
 
     async def pause(self, provider: str, who: str | None) -> None:
         """See `Ledger.pause`."""

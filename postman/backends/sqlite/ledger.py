@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import msgspec
+import trio
 
 from postman.backends import rows
 from postman.backends.sqlite.database import Database, open_database
@@ -26,6 +27,7 @@ from postman.ledger import (
     Claim,
     Ended,
     Filter,
+    Instance,
     Ledger,
     LedgerSettings,
     LedgerStatistics,
@@ -159,6 +161,11 @@ class SqliteLedger:
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         return await self._database.run(self._lists.pauses, abandonable=True)
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        await trio.lowlevel.checkpoint()
+        return (msgspec.structs.replace(instance, at=self._clock().wall),)
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""

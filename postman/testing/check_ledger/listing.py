@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from postman.ledger import Filter, Overdue
+import msgspec
+
+from postman.ledger import HEARD, Filter, Instance, Overdue
 from postman.mail import Address, Id, OnDoubt
 from postman.queue import MAX_DELAY
 from postman.row import Policy, State, Verb
@@ -190,7 +192,24 @@ def _ids(overdue: Overdue) -> dict[str, list[Id]]:
     return {name: ids for name, ids in lists.items() if ids}
 
 
+async def instances_that_were_heard_of_lately_are_listed_as_they_were_last(open_ledger: OpenLedger) -> None:
+    first, second = Instance(id="1", name="web-1", pid=17, workers=64), Instance(id="2", name="web-2", pid=18)
+    async with open_scene(open_ledger) as scene:
+        began = scene.clock.wall
+        assert list(await scene.ledger.enrol(first)) == [msgspec.structs.replace(first, at=began)]
+        scene.clock.advance(HEARD)
+        busy = msgspec.structs.replace(first, delivered=5, at=began + HEARD)
+        assert list(await scene.ledger.enrol(busy)) == [busy]
+        if scene.ledger.shared:
+            scene.clock.advance(HEARD)
+            there = msgspec.structs.replace(second, at=scene.clock.wall)
+            assert list(await scene.ledger.enrol(second)) == [busy, there]
+            scene.clock.advance(1)
+            assert [found.id for found in await scene.ledger.enrol(second)] == ["2"]
+
+
 CHECKS: tuple[LedgerCheck, ...] = (
+    instances_that_were_heard_of_lately_are_listed_as_they_were_last,
     nothing_is_overdue_at_first,
     the_clerk_finds_each_letter_on_its_list,
     a_letter_too_old_is_on_the_list_and_fails,

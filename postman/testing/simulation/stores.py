@@ -11,7 +11,7 @@ import trio
 from postman import transitions
 from postman.backends.memory.ledger import MemoryLedger
 from postman.errors import StoreFull, StoreUnavailable
-from postman.ledger import Accepted, Call, Claim, Ended, Filter, LedgerStatistics, Overdue, Pause, Unclaimable
+from postman.ledger import Accepted, Call, Claim, Ended, Filter, Instance, LedgerStatistics, Overdue, Pause, Unclaimable
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
@@ -206,6 +206,10 @@ class ShakyLedger:
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         return await self._network.read(self._ledger.pauses)
+
+    async def enrol(self, instance: Instance) -> Sequence[Instance]:
+        """See `Ledger.enrol`."""
+        return await self._network.write(partial(self._ledger.enrol, instance))
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""

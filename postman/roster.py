@@ -1,0 +1,137 @@
+"""Who delivers how much: the workers of this process, and the instances on one ledger.
+
+Counted is only while mail waits and can leave: then whoever could deliver would, and one that delivers much less than
+the others hangs, starves, or has a slow provider. Who has nothing to do is not to blame.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from postman.ledger import Instance, Ledger
+from postman.postbox import Postbox
+
+PERIOD = 15.0
+"""Seconds of a round."""
+ROUNDS = 20
+"""So many rounds in which mail waited are looked at: five minutes."""
+MUCH_LESS = 0.2
+"""Of what the others' pace makes: who delivered less is named."""
+ENOUGH = 20.0
+"""Mails that the others' pace must make before anybody is named."""
+NAMED = 3
+"""So many workers are named one by one."""
+
+
+class Share(NamedTuple):
+    """What one delivered, in so many seconds of a worker's time."""
+
+    name: str
+    delivered: int
+    seconds: float
+
+
+def lagging(shares: Sequence[Share]) -> Iterator[tuple[Share, float]]:
+    """Those that delivered much less than the others did on average, each with what the others' pace makes."""
+    delivered, seconds = sum(share.delivered for share in shares), sum(share.seconds for share in shares)
+    for share in shares:
+        others = seconds - share.seconds
+        pace = (delivered - share.delivered) / others if others > 0 else 0.0
+        expected = pace * share.seconds
+        if expected >= ENOUGH and share.delivered < MUCH_LESS * expected:
+            yield share, expected
+
+
+class Roster:
+    """Counts, and exchanges counts with the other instances through the ledger.
+
+    Args:
+        ledger: where instances find each other.
+        postbox: knows what its workers do.
+        workers: how many there are.
+        only: see `config.Loaded`; "": all.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        postbox: Postbox,
+        *,
+        workers: int,
+        only: str,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._ledger = ledger
+        self._postbox = postbox
+        self._clock = clock
+        self._round_at = clock()
+        self._before = [0] * workers
+        self._rounds: deque[tuple[list[int], float]] = deque(maxlen=ROUNDS)
+        self.me = Instance(
+            id=secrets.token_hex(8), name=socket.gethostname(), pid=os.getpid(), only=only, workers=workers
+        )
+        self.instances: Sequence[Instance] = ()
+
+    async def look(self, *, waits: bool) -> None:
+        """End a round, if it is time.
+
+        Args:
+            waits: mail waits on the queue.
+
+        Raises:
+            StoreError: the ledger does not answer.
+        """
+        seconds = self._clock() - self._round_at
+        if seconds < PERIOD and self.instances:
+            return
+        now = self._postbox.delivered()
+        if waits and self._postbox.available():
+            self._rounds.append(([after - before for after, before in zip(now, self._before, strict=True)], seconds))
+        self._before, self._round_at = now, self._clock()
+        delivered = sum(sum(counts) for counts, _ in self._rounds)
+        seconds = sum(seconds for _, seconds in self._rounds)
+        self.me = msgspec.structs.replace(self.me, delivered=delivered, seconds=round(seconds, 1))
+        self.instances = await self._ledger.enrol(self.me)
+
+    def sentences(self) -> Iterator[str]:
+        """Who delivers much less than the others, and what it does."""
+        if self.instances and not any(instance.workers for instance in self.instances):
+            yield (
+                "Mail is taken and nobody delivers it: all instances on this ledger run with --only http. Start one"
+                " with --only workers."
+            )
+        for share, expected in lagging([_share(instance) for instance in self.instances]):
+            yield (
+                f"Instance {share.name} delivered {share.delivered} mails in the last minutes in which mail waited,"
+                f" where the pace of the others makes {expected:.0f}. Its log, and its own status, may say why."
+            )
+        yield from self._about_workers()
+
+    def _about_workers(self) -> Iterator[str]:
+        seconds = sum(seconds for _, seconds in self._rounds)
+        counts = [sum(of_worker) for of_worker in zip(*(counts for counts, _ in self._rounds), strict=True)]
+        behind = list(lagging([Share(f"{number}", count, seconds) for number, count in enumerate(counts)]))
+        if not behind:
+            return
+        doing = {f"{task.worker}": f"asks {task.provider}, for {task.seconds:.0f} s" for task in self._postbox.tasks()}
+        told = [f"{share.name} ({doing.get(share.name, 'asks nobody now')})" for share, _ in behind[:NAMED]]
+        more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
+        most, expected = max(share.delivered for share, _ in behind), max(expected for _, expected in behind)
+        yield (
+            f"Of the workers here, {', '.join(told)}{more} delivered {most} mails or fewer each in the last minutes in"
+            f" which mail waited, where the pace of the others makes {expected:.0f}."
+        )
+
+
+def _share(instance: Instance) -> Share:
+    name = f"{instance.name} (pid {instance.pid})"
+    return Share(name, instance.delivered, instance.workers * instance.seconds)
