@@ -20,7 +20,7 @@ The floors, from the street up; imports run downwards only:
   `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`)
 - the way in: `server`, `endpoint` and what it reads with, `intake`, `keyring`, `allowance`
 - the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
-- between them: `clerk`
+- between them: `clerk`; `roster` counts who delivers how much
 - several queues as one: `shards`
 - contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
   `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`

@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2 as httpx
@@ -86,6 +87,69 @@ async def test_a_part_alone_on_a_ledger_of_its_own_is_refused_with_the_cure(
         assert await program.wait_ended() == 2
         assert f"--only {part}: [ledger] and [queue] cannot be shared" in program.log
         assert "Traceback" not in program.log
+
+
+async def wait_state(customer: Customer, id: str, state: str) -> None:
+    with trio.fail_after(30):
+        while (await customer.get(f"/mail/{id}"))["state"] != state:  # noqa: ASYNC110  # of other processes
+            await trio.sleep(0.05)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_pause_and_a_person_s_decision_hold_at_every_instance(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]], places: Places, engine: str
+) -> None:
+    url = places.url(engine)
+    async with instances(tmp_path, toml(ledger=url, queue=url), 2) as (here, there):
+        await here.start()
+        await there.start()
+        async with open_customer(lambda: there.url) as customer:
+            assert (await posted(here.url, "/pause", {})).status_code == 200
+            with trio.fail_after(10):
+                while not all(provider["paused"] for provider in (await customer.get("/status"))["providers"]):
+                    pass
+            one, other = await customer.post("two", [MAIL, MAIL])
+            assert (await posted(here.url, f"/mail/{one}/discard")).json()["state"] == "cancelled"
+            await wait_state(customer, one, "cancelled")
+            assert (await posted(here.url, "/resume", {})).status_code == 200
+            await wait_state(customer, other, "sent")
+        assert accepted() == [other]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_doubt_is_left_to_the_instance_that_has_the_account(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    provider: Callable[..., str],
+    vendor: FaultServer,
+    places: Places,
+    engine: str,
+) -> None:
+    vendor.otherwise = acts.hang(accept=True)
+    url = places.url(engine)
+    text = toml(ledger=url, queue=url, timeout=1)
+    ours = text[: text.index("[[provider]]")] + provider("other")
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "neighbour").mkdir()
+    async with (
+        open_program(tmp_path / "owner", text) as owner,
+        open_program(tmp_path / "neighbour", ours) as neighbour,
+        open_customer(lambda: owner.url) as customer,
+        open_customer(lambda: neighbour.url) as other,
+    ):
+        await owner.start(before=hasten)
+        (doubtful,) = await customer.post("doubtful", [MAIL])
+        await wait_state(customer, doubtful, "sending")
+        await owner.kill()
+        await neighbour.start(before=hasten)
+        await wait_state(other, doubtful, "in-doubt")
+        assert (await posted(neighbour.url, "/pause", {})).status_code == 200
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        (short,) = await other.post("short", [{**MAIL, "expires-at": soon.isoformat()}])
+        await wait_state(other, short, "expired")  # so the neighbour's clerk has had further rounds
+        assert (await other.get(f"/mail/{doubtful}"))["state"] == "in-doubt"
+        await owner.start(before=hasten)
+        await wait_state(customer, doubtful, "held")
 
 
 # under load
