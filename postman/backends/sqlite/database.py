@@ -23,7 +23,7 @@ import outcome
 import trio
 
 from postman.backends.sqlite.file import connect, identity, locked, translated
-from postman.errors import PostmanError, StoreBroken, StoreUnavailable
+from postman.errors import PostmanError, StoreBroken, StoreRefused, StoreUnavailable
 
 CHECKPOINT_PAGES: Final = 1_000
 """So long a write-ahead log is copied into the file, by another thread."""
@@ -235,11 +235,15 @@ class Database:
     def _check(self) -> None:
         if self.broken is not None:
             raise StoreBroken(self.broken)
-        if identity(self.path) != self._identity:
+        now = identity(self.path)
+        if now.files != self._identity.files:
             raise StoreUnavailable(
                 f"{self.path} or the -wal beside it was moved or deleted while it is in use; put it back before the"
                 " service ends, else what is in it is lost"
             )
+        if now.size < self._identity.size:
+            raise StoreRefused(f"{self.path} was cut short while it is in use; end the service and restore a copy")
+        self._identity = now
 
     def _roll_back(self) -> None:
         if not self.connection.get_autocommit():  # SQLite rolls back by itself when the disk is full

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import apsw
 
@@ -102,13 +102,25 @@ def connect(path: Path, vfs: str) -> apsw.Connection:
     return connection
 
 
-def identity(path: Path) -> tuple[int, ...]:
-    """Which files bear the names of the database and of its log now; a commit to others would be lost with us."""
+class Identity(NamedTuple):
+    """Which files bear the names of the database and of its log; a commit to others would be lost with us.
+
+    Attributes:
+        files: their numbers; of those that are there.
+        size: of the database, in bytes. It never shrinks by itself.
+    """
+
+    files: tuple[int, ...]
+    size: int
+
+
+def identity(path: Path) -> Identity:
+    """Of now."""
     found = []
     for name in (path, f"{path}-wal"):
         with suppress(OSError):
-            found.append(os.stat(name).st_ino)  # noqa: PTH116  # before every commit, and twice as fast
-    return tuple(found)
+            found.append(os.stat(name))  # noqa: PTH116  # before every commit, and twice as fast
+    return Identity(tuple(file.st_ino for file in found), found[0].st_size if found else 0)
 
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:

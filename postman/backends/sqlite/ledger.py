@@ -106,7 +106,10 @@ class SqliteLedger:
         return await self._database.run(accept_and_put)
 
     def _check_room(self) -> None:
-        disk = os.statvfs(self._database.path.parent)
+        try:
+            disk = os.statvfs(self._database.path.parent)
+        except OSError:
+            return  # the writer will see what is wrong, and say it
         if disk.f_bavail * disk.f_frsize < self.reserve:
             raise StoreFull(f"less than {self.reserve >> 20} MiB are free on the disk of {self._database.path}")
 
