@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -162,9 +163,10 @@ def key() -> None:
 
 @key.command()
 @click.argument("name", callback=_name)
-def new(name: str) -> int:
+@click.option("--expires", type=click.DateTime(), help="When it is over, in UTC.  [default: never]")
+def new(name: str, expires: datetime | None) -> int:
     """Make a key for the client NAME. It is shown once; postman.toml keeps its digest alone."""
-    made = new_key(name)
+    made = new_key(name, expires and expires.replace(tzinfo=UTC))
     click.echo(f"The key, for {name}, shown only now:\n\n  {made.token}\n\nFor postman.toml:\n\n{made.toml}")
     return 0
 

@@ -10,6 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,9 @@ Digest = Annotated[
     str,
     msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hex digits, as `postman key new` prints them"),
 ]
+Moment = Annotated[
+    datetime, msgspec.Meta(tz=True, description="a time with its offset, without quotes: 2027-01-01T00:00:00Z")
+]
 Scope = Literal["send", "read", "cancel", "admin"]
 
 
@@ -51,6 +55,7 @@ class Key(_Table, frozen=True, kw_only=True):
     scopes: frozenset[Scope] = frozenset({"send", "read", "cancel"})
     from_: frozenset[Domain] = msgspec.field(name="from", default=frozenset())
     rate: Positive | None = None
+    expires: Moment | None = None
 
 
 class Http(_Table, frozen=True, kw_only=True):

@@ -285,6 +285,8 @@ class _Endpoint:
             headers = {"WWW-Authenticate": "Bearer"}
             detail = "This key is not known." if given else "This needs a key: Authorization: Bearer pm_live_..."
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers=headers)
+        if self._keyring.is_over(client):
+            raise Problem(HTTPStatus.UNAUTHORIZED, f"This key has expired, at {client.expires}; ask for a new one.")
         return client
 
     async def _row(self, client: Client, id: str) -> Row:

@@ -10,7 +10,8 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 
 import msgspec
 
@@ -20,6 +21,8 @@ from postman.mail import Mail
 from postman.reader import Fault
 
 PREFIX = "pm_live_"
+SOON = 1_209_600.0
+"""Seconds before its end from which on a key is worth a sentence."""
 
 _RANDOM = 21
 _TOKEN = re.compile(rf"{PREFIX}([a-z2-7]{{40}})", re.ASCII)
@@ -33,11 +36,13 @@ class Client(msgspec.Struct, frozen=True):
         name: of the client; several keys may share it.
         scopes: what it may do; `admin` includes the others.
         domains: that it may send from, as A-labels; empty: any.
+        expires: when this key is over.
     """
 
     name: str
     scopes: frozenset[Scope]
     domains: frozenset[str] = frozenset()
+    expires: datetime | None = None
 
     @property
     def admin(self) -> bool:
@@ -68,17 +73,26 @@ class Keyring:
         keys: none: every request is `LOCAL`'s.
         batch: mails that one request may hold; a client can always send so many at once.
         clock: seconds, monotonic.
+        wall: seconds since 1970.
     """
 
-    def __init__(self, keys: Sequence[Key], *, batch: int = 10, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        keys: Sequence[Key],
+        *,
+        batch: int = 10,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._batch = batch
         self._clock = clock
+        self._wall = wall
         self._buckets: dict[str, Bucket] = {}
         self.replace(keys)
 
     def replace(self, keys: Sequence[Key]) -> None:
         """Use these keys from now on. What a client has already sent counts on, if its rate did not change."""
-        self._clients = {key.sha256: Client(key.name, key.scopes, key.from_) for key in keys}
+        self._clients = {key.sha256: Client(key.name, key.scopes, key.from_, key.expires) for key in keys}
         rates: dict[str, float] = {}
         for key in keys:
             if key.rate is not None:  # the keys of one client share one rate, the lowest
@@ -120,6 +134,17 @@ class Keyring:
         known = hmac.compare_digest(digest, digest if client else _NOBODY)
         return client if known else None
 
+    def is_over(self, client: Client) -> bool:
+        """Whether the key that this client came with has expired."""
+        return client.expires is not None and client.expires.timestamp() <= self._wall()
+
+    def sentences(self) -> Iterator[str]:
+        """Which keys are over, or will be soon."""
+        for client in self._clients.values():
+            if client.expires is not None and client.expires.timestamp() <= self._wall() + SOON:
+                verb = "expired" if self.is_over(client) else "expires"
+                yield f"A key of {client.name} {verb} at {client.expires.isoformat()}; `postman key new` makes another."
+
     def spend(self, client: Client, mails: int) -> float:
         """Count `mails` as sent by `client`, and answer 0; or count nothing, and answer the seconds to wait.
 
@@ -146,12 +171,14 @@ class NewKey(msgspec.Struct, frozen=True):
     toml: str
 
 
-def new_key(name: str) -> NewKey:
+def new_key(name: str, expires: datetime | None = None) -> NewKey:
     """Make a key for `name`: 168 random bits and their checksum, so that a scanner recognises a key that leaked."""
     random = secrets.token_bytes(_RANDOM)
     token = PREFIX + base64.b32encode(random + _checksum(random)).decode().lower()
     digest = hashlib.sha256(token.encode()).hexdigest()
     toml = f'[[http.key]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = ["send", "read", "cancel"]\n'
+    if expires is not None:
+        toml += f"expires = {expires.isoformat(timespec='seconds')}\n"
     return NewKey(token, toml)
 
 

@@ -16,6 +16,7 @@ from postman.clerk import Clerk
 from postman.errors import StoreBroken, StoreError
 from postman.guard import Guard
 from postman.intake import Intake
+from postman.keyring import Keyring
 from postman.ledger import ALL, Ledger, LedgerStatistics, Pause
 from postman.postbox import Postbox
 from postman.pulse import Pulse
@@ -50,6 +51,7 @@ class Office:
         room: Room,
         server: Server,
         reloader: Reloader,
+        keyring: Keyring,
         pulse: Pulse,
         roster: Roster,
         on_broken: Callable[[StoreBroken], None],
@@ -63,6 +65,7 @@ class Office:
         self._room = room
         self._server = server
         self._reloader = reloader
+        self._keyring = keyring
         self._pulse = pulse
         self._roster = roster
         self._on_broken = on_broken
@@ -130,6 +133,7 @@ class Office:
                 troubles=[
                     *(part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble),
                     *self._roster.sentences(),
+                    *self._keyring.sentences(),
                 ],
             ),
         )

@@ -163,6 +163,7 @@ def _assemble(
         room=room,
         server=server,
         reloader=reloader,
+        keyring=keyring,
         pulse=pulse,
         roster=Roster(ledger, postbox, workers=workers, only=only or ""),
         on_broken=orders.fail,

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,16 @@ def test_a_new_key_is_shown_with_the_lines_for_postman_toml(tmp_path: Path, caps
     lines = out[out.index("[[http.key]]") :]
     assert tomllib.loads(lines)["http"]["key"][0]["sha256"] == hashlib.sha256(token.encode()).hexdigest()
     assert load(Path(configured(tmp_path, lines + FAKE)[1])).config.http.key[0].name == "shop"
+
+
+def test_a_new_key_may_have_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["key", "new", "shop", "--expires", "2027-01-01"]) == 0
+    out = capsys.readouterr().out
+    path = Path(configured(tmp_path, out[out.index("[[http.key]]") :] + FAKE)[1])
+    assert load(path).config.http.key[0].expires == datetime(2027, 1, 1, tzinfo=UTC)
+    path.write_text(path.read_text().replace("00:00+00:00", '00:00"').replace("= 2027", '= "2027'))
+    assert main(["check", "--config", str(path)]) == 2
+    assert "a time with its offset, without quotes" in capsys.readouterr().err
 
 
 def test_a_key_for_a_name_that_cannot_be_one_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -554,6 +554,14 @@ async def test_each_route_answers_each_client_as_the_matrix_says(method: str, pa
             assert status == expected, (who, document)
 
 
+async def test_a_key_that_has_expired_is_refused_and_says_so() -> None:
+    expired = key_of(SHOP, expires=datetime(2026, 1, 1, tzinfo=UTC))
+    async with open_house(Http(key=(expired, key_of(ADMIN, "ops")))) as house:
+        status, document, _ = await house.ask("GET", "/status", key=SHOP)
+    assert status == HTTPStatus.UNAUTHORIZED
+    assert document["detail"].startswith("This key has expired, at 2026-01-01")
+
+
 async def test_the_page_runs_its_own_script_alone_and_holds_no_data() -> None:
     async with open_house(KEYS) as house:
         [id] = await house.accepted(key=SHOP)

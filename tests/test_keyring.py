@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 import tomllib
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postman.config import Key
-from postman.keyring import LOCAL, PREFIX, Client, Keyring, is_token, new_key
+from postman.keyring import LOCAL, PREFIX, SOON, Client, Keyring, is_token, new_key
 
 
 class Clock:
@@ -164,3 +165,23 @@ def test_no_client_sends_more_than_its_rate_and_one_burst(rate: float, steps: li
         sent += 0 if wait else mails
         assert 0 <= wait <= 10 / rate
     assert sent <= max(rate, 10) + rate * clock.now + 1e-6
+
+
+def test_a_key_is_over_at_its_time_and_is_told_of_two_weeks_before() -> None:
+    clock, end = Clock(), datetime(2027, 1, 1, tzinfo=UTC)
+    keyring = Keyring([key_of(OLD, expires=end), key_of(NEW)], wall=clock)
+    client = keyring.authenticate(f"Bearer {OLD}")
+    assert client
+    clock.now = end.timestamp() - SOON - 1
+    assert not list(keyring.sentences())
+    clock.now += 1
+    assert [line.partition(" at ")[0] for line in keyring.sentences()] == ["A key of shop expires"]
+    assert not keyring.is_over(client)
+    clock.now = end.timestamp()
+    assert [line.partition(" at ")[0] for line in keyring.sentences()] == ["A key of shop expired"]
+    assert keyring.is_over(client)
+
+
+def test_the_end_of_a_new_key_is_in_its_lines() -> None:
+    end = datetime(2027, 1, 1, tzinfo=UTC)
+    assert tomllib.loads(new_key("shop", end).toml)["http"]["key"][0]["expires"] == end
