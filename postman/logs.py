@@ -154,6 +154,15 @@ def wait_written() -> None:
         writer.wait_written()
 
 
+def sentences() -> Iterator[str]:
+    """What somebody should know of the log."""
+    if dropped := sum(writer.dropped for writer in _writers):
+        yield (
+            f"{dropped} lines of the log were dropped since the start, and the mails went on: whoever reads it stopped"
+            " reading, or the disk that it goes to is full."
+        )
+
+
 def write_out() -> None:
     """Write what waits, for at most `PATIENCE` seconds each; for who is about to end the process by force."""
     for writer in _writers:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 import trio
 
-from postman import status
+from postman import logs, status
 from postman.clerk import Clerk
 from postman.errors import StoreBroken, StoreError
 from postman.guard import Guard
@@ -133,6 +133,7 @@ class Office:
                 troubles=[
                     *(part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble),
                     *self._roster.sentences(),
+                    *logs.sentences(),
                     *self._keyring.sentences(),
                 ],
             ),

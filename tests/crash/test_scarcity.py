@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import resource
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import trio
 from postman.row import State
 from postman.testing.customer import open_customer
 from postman.testing.program import PATIENCE, open_program
+from postman.testing.redis_server import free_port
 from postman.testing.report import report
 
 MAIL = {
@@ -81,3 +84,35 @@ def test_a_look_up_or_a_connection_that_cannot_be_begun_is_surely_not_accepted_a
 ) -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT, limit, host], capture_output=True, text=True, check=True)
     assert cure in done.stdout
+
+
+@pytest.mark.parametrize(("log", "mails"), [("a pipe that nobody reads", 1_200), ("/dev/full", 100)])
+async def test_a_log_that_cannot_be_written_stops_no_mail_and_status_says_so(
+    tmp_path: Path, toml: Callable[..., str], log: str, mails: int
+) -> None:
+    port = free_port()
+    path = tmp_path / "postman.toml"
+    path.write_text(toml(workers=64).replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+    path.chmod(0o600)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
+    full = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "postman", "serve", "--config", str(path)]
+    process = await trio.lowlevel.open_process(command, stderr=full if log == "/dev/full" else writing)
+    try:
+        async with open_customer(lambda: f"http://127.0.0.1:{port}") as customer:
+            for request in range(mails // 100):
+                await customer.post(f"{request}", [MAIL] * 100)
+            await customer.wait_settled()
+            status = await customer.get("/status")
+        assert status["mails"]["sent"] == mails
+        assert any("lines of the log were dropped" in sentence for sentence in status["because"]), status["because"]
+        process.terminate()
+        with trio.fail_after(PATIENCE):
+            assert await process.wait() == 0
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for descriptor in (reading, writing, full):
+            os.close(descriptor)
