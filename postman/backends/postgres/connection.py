@@ -18,14 +18,20 @@ class Connection(psycopg.Connection[TupleRow]):
     Attributes:
         patience: seconds to wait for an answer.
         name: of this very connection, as the server knows it (application_name).
+        unconfirmed: a commit was done here, but the wait for its standbys was cancelled: the server calls that done.
     """
 
     patience = 10.0
     name = ""
+    unconfirmed = False
 
     def wait[T](self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """See psycopg."""
         return super().wait(gen, interval, self.patience if timeout is None else timeout)
+
+    def hear(self, notice: errors.Diagnostic) -> None:
+        """Take what the server says beside its answers."""
+        self.unconfirmed |= notice.source_function == "SyncRepWaitForLSN"  # its words are in the server's language
 
 
 IMPATIENCE: Final = (errors._WaitTimeout,)  # noqa: SLF001  # what our own limit raises; it has no public name
@@ -64,6 +70,8 @@ def translated(error: Exception) -> Exception:
 
 
 def text_of(error: Exception) -> str:
-    """What the server says, without the values of our rows."""
+    """What the server says, without the values of our rows; or that it said nothing, whatever came of that."""
+    if isinstance(error.__context__, IMPATIENCE) or isinstance(error, IMPATIENCE):
+        return "the server did not answer in time"
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return said or str(error).strip().partition("\n")[0] or "no answer"

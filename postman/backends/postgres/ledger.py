@@ -153,7 +153,10 @@ class PostgresLedger:
 
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
-        row = await self._ask(partial(self._lists.get, id))
+        if self._rows.doubtful:  # then what is there may not be on a standby; what locks a row waits for that
+            row = await self._write(lambda table, _: table.get(id), id)
+        else:
+            row = await self._ask(partial(self._lists.get, id))
         return row if row is not None and client in {None, row.client} else None
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:

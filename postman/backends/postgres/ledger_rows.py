@@ -14,12 +14,14 @@ from functools import partial
 from typing import Any, Final
 
 import msgspec
+import psycopg
 
 from postman import transitions
 from postman.backends import rows
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Job
 from postman.backends.postgres.queue_moves import insert_notes
+from postman.errors import StoreUnavailable
 from postman.ledger import Which
 from postman.mail import Id
 from postman.queue import Note
@@ -81,6 +83,7 @@ class PostgresRows:
 
     Attributes:
         notes: to be put in this transaction, each with its delay in seconds.
+        doubtful: of what was written last nobody knows whether it is there, or on the standbys.
     """
 
     repeatable = False
@@ -89,6 +92,7 @@ class PostgresRows:
         self.policy = policy
         self._clock = clock
         self._slot = secrets.randbelow(SLOTS)
+        self.doubtful = False
         self._forget()
 
     def _forget(self) -> None:
@@ -123,7 +127,8 @@ class PostgresRows:
             letters = bodies and ask("SELECT key, letter FROM body WHERE key = ANY(%b::bigint[])", [list(bodies)])
             used = keys and ask(
                 "SELECT client, key, fingerprint, ids FROM idempotency "
-                "JOIN unnest(%b::text[], %b::text[]) AS asked (client, key) USING (client, key)",
+                "JOIN unnest(%b::text[], %b::text[]) AS asked (client, key) USING (client, key) "
+                "FOR KEY SHARE OF idempotency",  # so that a replay waits for the standbys as the first request did
                 [[client for client, _ in keys], [key for _, key in keys]],
             )
             counts = keyed and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
@@ -138,7 +143,21 @@ class PostgresRows:
             job.do(partial(job.request.run, self, now))
 
     def commit(self, connection: Connection, _jobs: Sequence[Job[Operation]]) -> None:
-        """See `Work.commit`. All processes write in one order, so that none waits for one that waits for it."""
+        """See `Work.commit`. A standby that has what was written last has all that was written before."""
+        connection.unconfirmed = False
+        try:
+            self._write_all(connection)
+        except psycopg.Error:
+            self.doubtful = True
+            raise
+        if connection.unconfirmed:
+            self.doubtful = True
+            raise StoreUnavailable("PostgreSQL: no standby confirmed a commit", may_have_happened=True)
+        if self._added or self._changed:
+            self.doubtful = False
+
+    def _write_all(self, connection: Connection) -> None:
+        """Write and commit. All processes write in one order, so that none waits for one that waits for it."""
         write = partial(_write, connection)
         added = sorted(
             (key_of(id), parcel.row.client, self._changed.pop(id, parcel.row), parcel.body, parcel.labels)

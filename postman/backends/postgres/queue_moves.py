@@ -131,7 +131,7 @@ class Moves:
                     answers.append(do(connection, of_kind))
             puts = [job.request for job in jobs if isinstance(job.request, Put)]
             if puts:
-                connection.execute("SET LOCAL synchronous_commit = on")
+                connection.execute("SET LOCAL synchronous_commit = local")
                 insert_notes(connection, [note for put in puts for note in put.notes])
             if any(isinstance(job.request, Put | Release | Announce) for job in jobs):
                 connection.execute("SELECT pg_notify(%s, %s)", [self._channel, self._instance])

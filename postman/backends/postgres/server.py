@@ -99,7 +99,8 @@ class Server:
         connection = Connection.connect(self._conninfo(name), autocommit=True, prepare_threshold=2)
         try:
             connection.name = name
-            connection.patience = self.timeout + 3
+            connection.add_notice_handler(connection.hear)
+            connection.patience = 1.5 * self.timeout + 1
             connection.execute(
                 "SELECT set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS session (name, value)",
                 [list(session), list(session.values())],

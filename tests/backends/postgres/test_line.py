@@ -316,6 +316,58 @@ async def rows_of(ledger: PostgresLedger) -> dict[Id, Row]:
     return {row.id: row for row in found}
 
 
+# Standbys
+
+
+async def test_what_no_standby_confirmed_is_not_taken_for_done_whoever_asks_again(
+    mortal_postgres: PostgresServer,
+) -> None:
+    async with opened(Server(mortal_postgres.url, timeout=SECOND / 2)) as (ledger, queue):
+        claimed = letter()
+        await accept(ledger, claimed)
+        standbys(mortal_postgres, "'nobody'")
+        lost = letter()
+        claim = partial(ledger.claim, claimed.id, [LAMDA], owner="me")
+        for act in (
+            partial(ledger.accept, [lost], "shop", "key", b""),
+            partial(ledger.accept, [letter()], "shop", "key", b""),
+            partial(ledger.read, lost.id, None),
+            claim,
+        ):
+            with pytest.raises(StoreUnavailable, match="did not answer in time") as caught:
+                await act()
+            assert caught.value.may_have_happened
+        assert await ledger.statistics(), "people are answered"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, cancel_commit, mortal_postgres)
+            with pytest.raises(StoreUnavailable, match="no standby confirmed"):
+                await claim()
+        with trio.fail_after(5):
+            await queue.ack(await queue.take())
+        standbys(mortal_postgres, "''")
+        assert (await ledger.accept([letter()], "shop", "key", b"")).ids == (lost.id,)
+        assert await ledger.read(lost.id, None)
+        given = await claim()
+        assert isinstance(given, Claim)
+        assert (given.fence, (await ledger.finish(given, ACCEPTED)).state) == (1, State.SENT)
+
+
+def cancel_commit(server: PostgresServer) -> None:
+    """As an operator may: the server takes the commit for done then."""
+    while not server.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"):
+        time.sleep(0.05)
+
+
+def standbys(server: PostgresServer, names: str) -> None:
+    """Have commits wait for these; on return they do."""
+    server.execute(f"ALTER SYSTEM SET synchronous_standby_names = {names}")
+    server.execute("SELECT pg_reload_conf()")
+    while server.execute("SELECT setting FROM pg_settings WHERE name = 'synchronous_standby_names'") != [
+        (names.strip("'"),)
+    ]:
+        time.sleep(0.01)
+
+
 # Locks and time
 
 
