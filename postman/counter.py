@@ -28,6 +28,7 @@ UNKNOWN = "unknown"
 """In place of the state of a mail that is not there."""
 
 _SPAN = re.compile(r"(\d+)([smhd])")
+_STANDING = {"closed": "works", "open": "fails", "half-open": "is tried"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -39,8 +40,19 @@ def status(client: Client, *, check: bool, as_json: bool) -> int:
     document = client.ask("GET", "/status")
     lines = ["well" if document["well"] else "not well", *(f"  {sentence}" for sentence in document["because"])]
     lines += [f"{state:<12}{number:>10}" for state, number in (document["mails"] or {}).items() if number]
+    if queue := document.get("queue"):
+        ready = sum(queue["ready"])
+        lines += ["", f"queue: {ready} ready, {queue['delayed']} delayed, {queue['leased']} in hand"]
+    lines += ["", *map(_provider, document.get("providers", ()))]
     show(document, lines, as_json=as_json)
     return 1 if check and not document["well"] else 0
+
+
+def _provider(provider: dict[str, Any]) -> str:
+    """A line about one provider; what is wrong with it stands last."""
+    standing = "paused" if provider["paused"] else _STANDING[provider["breaker"]["state"]]
+    calls = f"{provider['accepted']} accepted, {provider['not-accepted']} not, {provider['unknown']} unknown"
+    return f"{provider['name']:<16} {standing:<10} {calls}  {provider['last-fault']}".rstrip()
 
 
 @click.command()

@@ -45,7 +45,16 @@ class Office:
 
     async def status(self) -> dict[str, Any]:
         because = [] if self.well else ["Provider lamda is paused by ann; `postman resume lamda` ends that."]
-        return {"well": self.well, "because": because, "mails": {"sent": 3, "held": 0}}
+        queue = {"ready": [0, 4, 1], "delayed": 2, "leased": 3, "buried": 0}
+        calls = {"accepted": 3, "not-accepted": 7, "unknown": 1}
+        lamda = {"name": "lamda", "paused": not self.well, "breaker": {"state": "open"}, "last-fault": "503", **calls}
+        return {
+            "well": self.well,
+            "because": because,
+            "mails": {"sent": 3, "held": 0},
+            "queue": queue,
+            "providers": [lamda],
+        }
 
     def unready(self) -> str | None:
         return None
@@ -283,11 +292,15 @@ async def test_a_queued_mail_is_cancelled_and_a_sent_one_is_not(house: House) ->
 
 
 async def test_status_tells_why_and_only_check_makes_it_an_exit_code(house: House) -> None:
-    assert (await house.say("status --check")).code == 0
+    said = await house.say("status --check")
+    assert said.code == 0
+    assert "queue: 5 ready, 2 delayed, 3 in hand\n" in said.out
+    assert said.out.splitlines()[-1].split() == ["lamda", "open", "3", "accepted,", "7", "not,", "1", "unknown", "503"]
     house.office.well = False
     said = await house.say("status")
     assert said.code == 0
     assert said.out.startswith("not well\n  Provider lamda is paused")
+    assert said.out.splitlines()[-1].split()[:2] == ["lamda", "paused"]
     said = await house.say("status --check --json")
     assert (said.code, said.document["well"]) == (1, False)
 
