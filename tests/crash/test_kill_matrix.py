@@ -212,7 +212,7 @@ async def test_with_every_pair_a_crash_where_the_stores_matter_loses_nothing_and
 
     async def way_out(pair: Pair, point: str, on_doubt: str) -> None:
         async with limiter:
-            [row], found = await crash(pair, point, [a_mail(**{"on-doubt": on_doubt})], 2)
+            [row], found = await crash(pair, point, [a_mail(**{"on-doubt": on_doubt})], 8)  # the lease
         judge(point, on_doubt, row, found)
 
     async with trio.open_nursery() as nursery:
