@@ -9,7 +9,7 @@ from postman.backends.postgres.ledger import ledger_on
 from postman.backends.postgres.ledger_rows import key_of
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.ledger import Filter, Ledger
-from postman.row import Now, Policy
+from postman.row import Now, Policy, State
 from postman.testing.check_ledger import (
     DURABLE_LEDGER_CHECKS,
     LEDGER_CHECKS,
@@ -68,3 +68,21 @@ async def test_whoever_asks_for_letters_of_the_far_future_finds_none(open_postgr
         await Scene(ledger, clock).queued()
         for since in (2.0**42, 1e15):
             assert await ledger.find(Filter(since=since), None, 10) == ()
+
+
+async def test_a_state_that_only_a_newer_postman_knows_is_neither_counted_nor_swept(
+    open_postgres: OpenLedger, postgres: Server, postgres_process: PostgresServer
+) -> None:
+    clock = StandingClock()
+    async with open_postgres(Policy(), clock) as ledger:
+        newer, ours = [await Scene(ledger, clock).queued() for _ in range(2)]
+        for statement in (
+            f"UPDATE {postgres.schema}.letter SET state = 9, wake = 0 WHERE key = {key_of(newer)}",  # noqa: S608  # ours
+            f"INSERT INTO {postgres.schema}.tally (slot, name, number) VALUES (99, 9, 1)",  # noqa: S608  # ours
+        ):
+            postgres_process.execute(statement)
+        assert (await ledger.statistics()).states == {State.QUEUED: 2}
+        clock.advance(Policy().retention + 1)
+        assert await ledger.sweep(10) == 0
+        assert await ledger.read(newer, None) is not None
+        assert [row.id for row in (await ledger.overdue(10)).aged] == [ours]
