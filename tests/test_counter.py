@@ -295,7 +295,7 @@ async def test_status_tells_why_and_only_check_makes_it_an_exit_code(house: Hous
     said = await house.say("status --check")
     assert said.code == 0
     assert "queue: 5 ready, 2 delayed, 3 in hand\n" in said.out
-    assert said.out.splitlines()[-1].split() == ["lamda", "open", "3", "accepted,", "7", "not,", "1", "unknown", "503"]
+    assert said.out.splitlines()[-1].split() == ["lamda", "fails", "3", "accepted,", "7", "not,", "1", "unknown", "503"]
     house.office.well = False
     said = await house.say("status")
     assert said.code == 0
