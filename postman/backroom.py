@@ -12,7 +12,7 @@ import click
 import msgspec
 import trio
 
-from postman import demo, logs, registry, removal, service
+from postman import demo, logs, registry, removal, service, stores
 from postman.config import Name, Only, load
 from postman.errors import ConfigError, ProviderError
 from postman.keyring import new_key
@@ -67,6 +67,8 @@ def check(config: Path, live: bool, as_json: bool) -> int:  # noqa: FBT001  # cl
     """Say what is wrong with the configuration and its plugins. Opens nothing, unless --live."""
     logs.configure("warning", hide=hide)
     setup = registry.set_up(load(config))
+    for queue in setup.queues:
+        stores.refuse_pair(setup.ledger.kind, queue.kind)
     found: list[dict[str, object]] = []
     for provider in setup.providers:
         good, said = trio.run(_ask, provider) if live else (True, "configured")

@@ -52,6 +52,8 @@ class Kind[S: msgspec.Struct, T]:
             `Surroundings.client` does). Then an unexpected exception before the mark is known to have sent nothing.
         open_both: for ledgers whose store is a queue too: opens ledger and queue on one URL, with the settings of both.
         delivers: for providers: False for fakes, of which `GET /status` says loudly that nothing is delivered.
+        durable: for ledgers and queues: False when they end with the process.
+        shared: for ledgers and queues: several processes may use one.
         features: for providers: what of a mail it carries, see `FEATURES`.
     """
 
@@ -62,6 +64,8 @@ class Kind[S: msgspec.Struct, T]:
     marks: bool = False
     delivers: bool = True
     open_both: Callable[[S, Any, Surroundings], AbstractAsyncContextManager[Any]] | None = None
+    durable: bool = True
+    shared: bool = False
     features: frozenset[str] = field(default_factory=frozenset)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 import msgspec
 
@@ -95,7 +96,19 @@ def _ledger_settings(setup: Setup) -> msgspec.Struct:
     return msgspec.structs.replace(setup.ledger.settings, policy=policy_of(setup.loaded.config))
 
 
-def refuse_pair(ledger: Ledger, queue: Queue) -> None:
+class Store(Protocol):
+    """A ledger or a queue, or the kind of one."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether it outlives the process."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes may use it."""
+
+
+def refuse_pair(ledger: Store, queue: Store) -> None:
     """Refuse a ledger and a queue that would break the promise together.
 
     Raises:

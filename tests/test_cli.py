@@ -68,6 +68,13 @@ def test_a_wrong_configuration_ends_with_2_and_is_told_without_a_traceback(comma
     assert ended.stderr.startswith(f"{tmp_path}/nothing.toml does not exist")
 
 
+def test_check_refuses_a_pair_of_stores_that_serve_would_refuse(tmp_path: Path) -> None:
+    text = FAKE + '[ledger]\nurl = "memory:"\n[queue]\nurl = "sqlite:postman.db"\n'
+    ended = ran("check", *configured(tmp_path, text))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("[queue] outlives [ledger]")
+
+
 def test_check_opens_nothing(tmp_path: Path) -> None:
     ended = ran("check", *configured(tmp_path, FAKE + 'settings = { file = "sent.jsonl" }\n'))
     assert ended.stdout.split() == ["primary", "good", "configured"]

@@ -21,7 +21,7 @@ from postman.mail import Id
 from postman.queue import Note, Queue
 from postman.registry import discover, load_kind, set_up
 from postman.row import State, Verb
-from postman.stores import open_stores
+from postman.stores import open_stores, refuse_pair
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.pairs import COLUMNS, PAIRS, PROMISES, Pair, Places
@@ -168,3 +168,14 @@ async def test_each_of_several_queues_must_fit_the_ledger(tmp_path: Path, redis_
     with pytest.RaisesGroup(refused, allow_unwrapped=True, flatten_subgroups=True):
         async with opened(tmp_path, "sqlite:l.db", "sqlite:a.db", redis_process.url):
             pass
+
+
+def test_kinds_tell_which_pairs_may_start_before_they_are_opened() -> None:
+    told = set()
+    for ledger, queue in itertools.product(sorted({pair.ledger for pair in PAIRS}), sorted({p.queue for p in PAIRS})):
+        try:
+            refuse_pair(load_kind(LEDGERS, ledger), load_kind(QUEUES, queue))
+        except ConfigError:
+            continue
+        told.add((ledger, queue))
+    assert told == {(pair.ledger, pair.queue) for pair in PAIRS}

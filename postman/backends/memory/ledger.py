@@ -271,4 +271,4 @@ async def open_ledger(settings: LedgerSettings, _surroundings: Surroundings) -> 
 @hookimpl
 def postman_register() -> Kind[LedgerSettings, Ledger]:
     """The ledger `memory`."""
-    return Kind(name="memory", settings=LedgerSettings, open=open_ledger)
+    return Kind(name="memory", settings=LedgerSettings, open=open_ledger, durable=False)

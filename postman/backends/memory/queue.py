@@ -80,4 +80,4 @@ async def open_queue(settings: QueueSettings, _surroundings: Surroundings) -> As
 @hookimpl
 def postman_register() -> Kind[QueueSettings, Queue]:
     """The queue `memory`."""
-    return Kind(name="memory", settings=QueueSettings, open=open_queue)
+    return Kind(name="memory", settings=QueueSettings, open=open_queue, durable=False)

@@ -243,4 +243,4 @@ async def open_both(
 @hookimpl
 def postman_register() -> Kind[PostgresLedgerSettings, Ledger]:
     """The ledger `postgresql`."""
-    return Kind(name="postgresql", settings=PostgresLedgerSettings, open=open_ledger, open_both=open_both)
+    return Kind(name="postgresql", settings=PostgresLedgerSettings, open=open_ledger, open_both=open_both, shared=True)

@@ -223,4 +223,4 @@ async def open_queue(settings: PostgresQueueSettings, _surroundings: Surrounding
 @hookimpl
 def postman_register() -> Kind[PostgresQueueSettings, Queue]:
     """The queue `postgresql`."""
-    return Kind(name="postgresql", settings=PostgresQueueSettings, open=open_queue)
+    return Kind(name="postgresql", settings=PostgresQueueSettings, open=open_queue, shared=True)

@@ -331,4 +331,4 @@ async def open_both(
 @hookimpl
 def postman_register() -> Kind[RedisLedgerSettings, Ledger]:
     """The ledger `redis`, under all its names."""
-    return Kind(name="redis", settings=RedisLedgerSettings, open=open_ledger, open_both=open_both)
+    return Kind(name="redis", settings=RedisLedgerSettings, open=open_ledger, open_both=open_both, shared=True)
