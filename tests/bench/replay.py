@@ -66,6 +66,8 @@ class Relay:
     def _carry(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
         source, (sink, number) = key.fileobj, key.data
         assert isinstance(source, socket.socket)
+        if source.fileno() < 0:  # closed a moment ago, with its other end
+            return
         data = source.recv(_CHUNK)
         if not data:
             for end in (source, sink):
