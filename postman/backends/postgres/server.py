@@ -169,6 +169,7 @@ def _prepare(server: Server, durable: bool) -> None:  # noqa: FBT001  # trio pas
     try:
         with server.connect() as connection:
             _check(connection, durable=durable)
+            _check_pooler(server, connection)
             _migrate(connection, server.schema)
     except psycopg.Error as error:
         raise translated(error) from error
@@ -185,6 +186,24 @@ def _check(connection: Connection, *, durable: bool) -> None:
                 f"PostgreSQL runs with {name} = off: a power cut may lose letters that were promised, or all of them;"
                 f" set {name} = on"
             )
+
+
+def _check_pooler(server: Server, connection: Connection) -> None:
+    """Refuse a pooler that gives a session to whoever has a transaction: what we set for ours would be others' too."""
+    mine = _backend(connection)
+    if mine == connection.info.backend_pid:
+        return  # nobody stands between
+    with server.connect() as other, other.transaction():
+        shared = _backend(other) == mine or _backend(connection) != mine
+    if shared:
+        raise StoreRefused(
+            "a pooler stands before PostgreSQL and shares its sessions, so that a commit may not be flushed; name the"
+            " server itself, or a port of the pooler with pool_mode = session"
+        )
+
+
+def _backend(connection: Connection) -> object:
+    return connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
 
 
 def _migrate(connection: Connection, schema: str) -> None:

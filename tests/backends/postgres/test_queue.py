@@ -15,7 +15,7 @@ from postman.queue import LANES, Lease, Note, Queue
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
 from postman.testing.postgres_server import PostgresServer
 
-VISIBILITY_TIMEOUT = 0.4
+VISIBILITY_TIMEOUT = 0.8
 
 
 @asynccontextmanager

@@ -1,0 +1,74 @@
+"""A pooler between us and the server, where the program pgbouncer is installed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from postman.backends.postgres.server import Server, prepare
+from postman.errors import StoreRefused
+from postman.testing.postgres_server import PostgresServer
+
+PROGRAM = shutil.which("pgbouncer")
+
+
+@contextmanager
+def pooled(server: Server, port: int, mode: str, directory: Path) -> Iterator[Server]:
+    """The same server behind a pooler."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        own = probe.getsockname()[1]
+    settings = {"listen_addr": "127.0.0.1", "listen_port": own, "auth_type": "any", "pool_mode": mode}
+    settings |= {"unix_socket_dir": "", "ignore_startup_parameters": "extra_float_digits"}
+    lines = ["[databases]", f"postgres = host=127.0.0.1 port={port} user=postgres", "[pgbouncer]"]
+    (directory / "pgbouncer.ini").write_text(
+        "\n".join([*lines, *(f"{name} = {word}" for name, word in settings.items())])
+    )
+    owner = pwd.getpwnam("nobody") if os.getuid() == 0 else None  # it refuses to run as root
+    with (directory / "log").open("wb") as log, (directory / "pgbouncer.ini").open("rb") as said:
+        process = subprocess.Popen(
+            [PROGRAM or "", "-q", "/dev/stdin"],
+            stdin=said,
+            stdout=log,
+            stderr=log,
+            user=owner and owner.pw_uid,
+        )
+    try:
+        through = replace(server, url=server.url.replace(str(port), str(own)))
+        until = time.monotonic() + 10
+        while True:
+            try:
+                psycopg.connect(through.url, connect_timeout=2).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < until, (directory / "log").read_text()
+                time.sleep(0.05)
+            else:
+                break
+        yield through
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no pgbouncer here")
+async def test_a_pooler_that_shares_sessions_is_refused_with_its_cure_and_one_that_keeps_them_is_not(
+    postgres: Server, postgres_process: PostgresServer, tmp_path: Path
+) -> None:
+    with pooled(postgres, postgres_process.port, "session", tmp_path) as kept:
+        await prepare(kept, durable=True)
+    with (
+        pooled(postgres, postgres_process.port, "transaction", tmp_path) as shared,
+        pytest.raises(StoreRefused, match="pool_mode = session"),
+    ):
+        await prepare(shared, durable=True)
