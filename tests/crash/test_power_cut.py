@@ -20,7 +20,7 @@ from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.report import report
 
 CUTS = 3
-PER_LIFE = 200
+PER_LIFE = 100
 """Mails that are promised between two cuts."""
 CUSTOMERS = 4
 MAIL: dict[str, Any] = {
