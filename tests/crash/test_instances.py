@@ -95,11 +95,10 @@ async def wait_state(customer: Customer, id: str, state: str) -> None:
             await trio.sleep(0.05)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_a_pause_and_a_person_s_decision_hold_at_every_instance(
-    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]], places: Places, engine: str
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]], places: Places
 ) -> None:
-    url = places.url(engine)
+    url = places.url("redis")
     async with instances(tmp_path, toml(ledger=url, queue=url), 2) as (here, there):
         await here.start()
         await there.start()
@@ -116,17 +115,15 @@ async def test_a_pause_and_a_person_s_decision_hold_at_every_instance(
         assert accepted() == [other]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 async def test_doubt_is_left_to_the_instance_that_has_the_account(
     tmp_path: Path,
     toml: Callable[..., str],
     provider: Callable[..., str],
     vendor: FaultServer,
     places: Places,
-    engine: str,
 ) -> None:
     vendor.otherwise = acts.hang(accept=True)
-    url = places.url(engine)
+    url = places.url("postgresql")
     text = toml(ledger=url, queue=url, timeout=1)
     ours = text[: text.index("[[provider]]")] + provider("other")
     (tmp_path / "owner").mkdir()
