@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx2 as httpx
 import msgspec
 
-from postman.errors import PostmanError
+from postman.errors import ConfigError, PostmanError
 
 
 class Unreachable(PostmanError):
@@ -46,10 +46,17 @@ class Client:
         url: where it listens.
         key: an API key, if it wants one.
         timeout: seconds for each question.
+
+    Raises:
+        ConfigError: URL or key cannot be one.
     """
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 60.0) -> None:
         self.url = url
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"{url} is not the URL of a service: write http://HOST:PORT")
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigError("what POSTMAN_KEY holds is no key: it has characters that no key has")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
 

@@ -340,10 +340,27 @@ async def test_the_key_is_taken_from_the_environment(
     assert "admin" in said.err
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[", "nonsense", "http://127.0.0.1:99999"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[", "http://127.0.0.1:99999"])
 def test_a_service_that_is_not_there_ends_with_3(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--url", url]) == 3
     assert url in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8901"])
+def test_what_is_no_url_ends_with_2(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--url", url]) == 2
+    assert f"{url} is not the URL of a service" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["pm_l\u00efve_", "a\nb"])
+def test_a_key_that_cannot_be_one_ends_with_2(
+    key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTMAN_KEY", key)
+    assert main(["status", "--url", "http://127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert "POSTMAN_KEY" in said
+    assert key not in said
 
 
 def test_a_mail_whose_fate_is_not_known_can_be_sent_again_with_its_key(capsys: pytest.CaptureFixture[str]) -> None:
