@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
+import structlog
 import trio
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -16,6 +18,8 @@ from psycopg.conninfo import make_conninfo
 from postman.backends.postgres.connection import Connection, translated
 from postman.backends.postgres.line import Side, Statements, open_line
 from postman.errors import ConfigError, StoreRefused
+
+_log = structlog.get_logger()
 
 OLDEST: Final = 140_000
 CONNECT_TIMEOUT: Final = 5
@@ -170,6 +174,7 @@ def _prepare(server: Server, durable: bool) -> None:  # noqa: FBT001  # trio pas
         with server.connect() as connection:
             _check(connection, durable=durable)
             _check_pooler(server, connection)
+            _warn_of_eavesdroppers(connection)
             _migrate(connection, server.schema)
     except psycopg.Error as error:
         raise translated(error) from error
@@ -183,7 +188,7 @@ def _check(connection: Connection, *, durable: bool) -> None:
     for name in ("fsync", "full_page_writes") if durable else ():
         if connection.execute("SELECT current_setting(%s)", [name]).fetchone() != ("on",):
             raise StoreRefused(
-                f"PostgreSQL runs with {name} = off: a power cut may lose letters that were promised, or all of them;"
+                f"PostgreSQL runs with {name} = off: a power cut may lose mails that were promised, or all of them;"
                 f" set {name} = on"
             )
 
@@ -200,6 +205,20 @@ def _check_pooler(server: Server, connection: Connection) -> None:
             "a pooler stands before PostgreSQL and shares its sessions, so that a commit may not be flushed; name the"
             " server itself, or a port of the pooler with pool_mode = session"
         )
+
+
+def _warn_of_eavesdroppers(connection: Connection) -> None:
+    if is_exposed(connection.info.hostaddr, encrypted=connection.pgconn.ssl_in_use):
+        _log.warning(
+            "mails travel to PostgreSQL unencrypted; add ?sslmode=verify-full to the url, and sslrootcert=FILE for a"
+            " certificate of your own",
+            server=connection.info.host,
+        )
+
+
+def is_exposed(address: str, *, encrypted: bool) -> bool:
+    """Whether others may read what goes to a server; no address: a socket in the file system."""
+    return not encrypted and address != "" and not ipaddress.ip_address(address).is_loopback
 
 
 def _backend(connection: Connection) -> object:
