@@ -246,7 +246,7 @@ async def test_a_call_that_is_cut_because_the_time_is_over_leaves_doubt_and_the_
     f.vendor.otherwise = acts.hang(accept=True)
     schema = set_up(load(f.path)).ledger.settings.schema  # type: ignore[attr-defined]  # it is PostgreSQL
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(trio.to_thread.run_sync, lock, postgres_process.url, schema, 3.0))
+        nursery.start_soon(partial(trio.to_thread.run_sync, lock, postgres_process.url, schema, 2.2))
         # 6 s, the last 2.1 of them for writing and the 2 before for a call: so calls begin for 1.9 s. The claim is
         # asked for within them and granted after, so that the call is left less than its own 2 s.
         assert await f.deliver(f.event([id]), 6) == []
