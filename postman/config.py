@@ -234,7 +234,7 @@ def _cross_check(config: Config, reader: Reader, place: Place, bind: str) -> Non
     for mistake in _queue_mistakes(config):
         reader.note(queue, mistake)
     if config.ledger.key_retention > config.ledger.retention:
-        reader.note(ledger, "key-retention is longer than retention: a key would outlive its letters")
+        reader.note(ledger, "key-retention is longer than retention: a key would outlive its mails")
     if not config.provider:
         reader.note(place, f"there is no [[provider]], so nothing can be sent. A smallest one is:\n\n{SMALLEST}")
     for name in _doubled(table.name for table in config.provider):

@@ -116,12 +116,12 @@ def refuse_pair(ledger: Store, queue: Store) -> None:
     """
     if not ledger.durable and (queue.durable or queue.shared):
         raise ConfigError(
-            "[queue] outlives [ledger]: after a restart its notes would name letters that the ledger in memory has"
+            "[queue] outlives [ledger]: after a restart its notes would name mails that the ledger in memory has"
             " forgotten; give the ledger a durable url, or the queue the url memory:",
         )
     if queue.shared and not ledger.shared:
         raise ConfigError(
-            "[queue] is shared between processes, [ledger] is not: another process would find notes of letters that it"
+            "[queue] is shared between processes, [ledger] is not: another process would find notes of mails that it"
             " cannot read; give both the same shared store, or the queue a url of its own here",
         )
 

@@ -151,7 +151,7 @@ def accept(
             raise KeyReused("this Idempotency-Key came before with another body")
         return Accepted(used.ids, replayed=True)
     if rows.count(State.QUEUED) + len(ids) > policy.max_queued:
-        raise StoreFull(f"{policy.max_queued} letters are queued already")
+        raise StoreFull(f"{policy.max_queued} mails are queued already")
     if len(set(ids)) < len(ids) or any(rows.known(id) for id in ids):
         raise IdTaken("a letter with one of these ids exists")
     for parcel in parcels:

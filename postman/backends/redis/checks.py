@@ -56,7 +56,7 @@ def judge(facts: Facts, wait: int = 0) -> Verdict:
     risks, warnings = list[str](), list[str]()
     if facts.maxmemory and facts.policy is not None and facts.policy.startswith("allkeys"):
         risks.append(
-            f"maxmemory-policy is {facts.policy}: when the memory is full it deletes letters without a word;"
+            f"maxmemory-policy is {facts.policy}: when the memory is full it deletes mails without a word;"
             " set it to noeviction"
         )
     if not facts.appendonly:

@@ -131,7 +131,7 @@ class RedisLedger:
                     raise KeyReused("this Idempotency-Key came before with another body")
                 return Accepted(used.ids, replayed=True, noted=self._queue is not None)
             case [b"full"]:
-                raise StoreFull(f"{self.policy.max_queued} letters are queued already")
+                raise StoreFull(f"{self.policy.max_queued} mails are queued already")
             case [b"taken"]:
                 raise IdTaken("a letter with one of these ids exists")
             case _:
