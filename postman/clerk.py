@@ -127,7 +127,7 @@ class Clerk:
         self.thin_looks = self.thin_looks + 1 if shown < len(waiting) else 0
         if self.thin_looks >= 2:
             self.thin_looks = int(len(waiting) == LIMIT)  # the others' notes were lost too: one look is enough
-            _log.warning("notes were lost; they are put again", letters=len(waiting), notes=shown)
+            _log.warning("notes were lost; they are put again", mails=len(waiting), notes=shown)
             return waiting
         old = self._wall() - OLD
         return [row for row in waiting if row.due < old][:OLD_LIMIT]

@@ -223,7 +223,7 @@ class _Endpoint:
                 after = ids[-1] if len(ids) == listing.limit else None
             acted = await self._ledger.act(ids, verb, client.name)
             await self._follow([row for row, done in acted.values() if done])
-            _log.info("acted", verb=verb, who=client.name, letters=sum(done for _, done in acted.values()))
+            _log.info("acted", verb=verb, who=client.name, mails=sum(done for _, done in acted.values()))
             return answer(
                 {
                     "done": [id for id, (_, done) in acted.items() if done],

@@ -164,7 +164,7 @@ class Intake:
                     await self._queue.put(notes, delay)
                     failpoint("A5")
         except Exception as error:  # noqa: BLE001  # the letters are promised, whatever a queue raises
-            _log.warning("notes were not put; the clerk will", letters=len(letters), error=repr(error))
+            _log.warning("notes were not put; the clerk will", mails=len(letters), error=repr(error))
 
     def _notes(self, letters: Sequence[Letter]) -> dict[float, list[Note]]:
         """Notes by their delay in seconds; letters due later than a queue can wait get none yet."""
