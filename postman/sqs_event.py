@@ -76,8 +76,8 @@ class Records:
         return self.waiting.popleft() if self.waiting else None
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
-        """Never asked for: no lease of ours is lost."""
-        raise NotImplementedError
+        """Asked for by whoever has lost a lease, which no one can here."""
+        raise AssertionError(notes, delay)
 
     async def ack(self, lease: Lease) -> None:
         """Have it deleted."""
