@@ -60,7 +60,7 @@ class Orders:
         async for number in signals:
             if number == signal.SIGHUP:
                 self._wants_reload = True
-                if self._reload is not None:
+                if self._reload is not None and not self.end.is_set():
                     self._reload()
             elif not self.end.is_set():
                 self._stop(signal=signal.Signals(number).name)

@@ -22,7 +22,7 @@ from postman.address import BadAddress, parse_email
 from postman.backends.sqlite.ledger import open_both
 from postman.clerk import Clerk
 from postman.config import Http
-from postman.errors import OutcomeUnknown, ProviderError, StoreError
+from postman.errors import NewerRow, OutcomeUnknown, ProviderError, StoreError
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Filter, LedgerSettings
 from postman.mail import Id, Letter
@@ -183,8 +183,11 @@ async def test_damage_in_the_ledger_or_the_queue_stops_no_sound_letter(fuzz: Rou
             while sum((await queue.statistics()).ready):
                 lease = await queue.take()
                 assert lease.note is not None
-                claim = await ledger.claim(lease.note.id, [LAMDA])
-                taken[lease.note.id] = type(claim).__name__
+                try:
+                    claim = await ledger.claim(lease.note.id, [LAMDA])
+                    taken[lease.note.id] = type(claim).__name__
+                except NewerRow:
+                    assert lease.note.id in damaged, "what cannot be read may be of a newer version"
                 await queue.ack(lease)
             for letter in letters:
                 if letter.id not in damaged:
