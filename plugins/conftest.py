@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from postman.secret import Secret
+from postman.testing.ports import free_port
 from postman.wire import Client, ClientFactory
 
 ROOT = Path(__file__).parent.parent
@@ -66,9 +66,7 @@ class _Preferring(ClientFactory):
 
 @contextmanager
 def _prism(prism: str, spec: Path) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [prism, "mock", "--errors", "-h", "127.0.0.1", "-p", str(port), str(spec)]
     with subprocess.Popen(  # noqa: S603  # tests start their own programs
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

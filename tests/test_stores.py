@@ -25,7 +25,8 @@ from postman.stores import open_stores, refuse_pair
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.pairs import COLUMNS, PAIRS, PROMISES, Pair, Places
-from postman.testing.redis_server import RedisServer, free_port
+from postman.testing.ports import free_port
+from postman.testing.redis_server import RedisServer
 from postman.testing.standing_clock import StandingClock
 from postman.wire import ClientFactory
 

@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
+
+from postman.testing.ports import free_port
 
 PATIENCE = 20.0
 """Seconds for the server to come up or down."""
@@ -41,9 +42,7 @@ class PostgresServer:
         self._programs = programs
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
         self._run("initdb", "--pgdata=data", "--encoding=UTF8", "--no-locale", "--auth=trust", "--username=postgres")
 

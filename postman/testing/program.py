@@ -30,6 +30,7 @@ from postman.ledger import Filter
 from postman.registry import set_up
 from postman.row import Row, State
 from postman.stores import open_ledger
+from postman.testing.ports import own_address
 from postman.wire import ClientFactory
 
 PATIENCE = 30.0
@@ -59,7 +60,7 @@ class Program:
 
     Attributes:
         directory: holds postman.toml, the log, and a database in a file.
-        url: where it listens; of the last start that became ready.
+        url: where it listens, at an address of its own; of the last start that became ready.
         starts: so many processes were started.
     """
 
@@ -67,6 +68,7 @@ class Program:
         self.directory = directory
         self.url = ""
         self.starts = 0
+        self._address = own_address()
         self._process: ForkServerProcess | None = None
 
     @property
@@ -97,7 +99,8 @@ class Program:
             self._process.close()
         seen = len(self.log)
         self.starts += 1
-        self._process = _context.Process(target=_serve, args=(self.directory, failpoints, words, before))
+        bound = ("--bind", f"{self._address}:0", *words)
+        self._process = _context.Process(target=_serve, args=(self.directory, failpoints, bound, before))
         self._process.start()
         awaited = b'"ready"' if ready else b'"begun"'
         with trio.fail_after(PATIENCE):

@@ -15,6 +15,8 @@ from typing import Any
 
 import hiredis
 
+from postman.testing.ports import free_port
+
 SAFE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
 """Nothing that was confirmed is lost."""
 
@@ -111,11 +113,3 @@ def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
     finally:
         server.signal(signal.SIGCONT)
         server.kill()
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listened on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from postman.testing.redis_server import free_port
+from postman.testing.ports import free_port
 
 REGION = "eu-central-1"
 """In which all queues are made."""

@@ -15,8 +15,8 @@ import trio
 
 from postman.row import State
 from postman.testing.customer import open_customer
+from postman.testing.ports import free_port
 from postman.testing.program import PATIENCE, open_program
-from postman.testing.redis_server import free_port
 from postman.testing.report import report
 
 MAIL = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email
 import email.policy
 import re
-import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +20,7 @@ from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 from postman.mail import Address, Attachment, Content, Letter
 from postman.provider import Attempt, MailRejected, Receipt
 from postman.secret import Secret
+from postman.testing.ports import free_port
 from postman_plugin_smtp import SmtpProvider
 
 type MakeLetter = Callable[..., Letter]
@@ -63,9 +63,7 @@ def port(mailbox: Mailbox, authority: trustme.CA) -> Iterator[int]:
     """aiosmtpd that asks for STARTTLS and a password."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
+    number = free_port()
     controller = Controller(
         mailbox,
         hostname="127.0.0.1",

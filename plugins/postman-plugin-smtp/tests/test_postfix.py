@@ -6,7 +6,6 @@ import email
 import email.policy
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +18,7 @@ import trustme
 
 from postman.mail import Address, Attachment, Content, Letter
 from postman.provider import Attempt, MailRefused, MailRejected, ProviderUnavailable, Receipt
+from postman.testing.ports import free_port
 from postman_plugin_smtp import SmtpProvider
 from postman_plugin_smtp.message import render
 
@@ -88,9 +88,7 @@ def postfix(authority: trustme.CA) -> Iterator[Postfix]:
         (home / name).mkdir()
     shutil.chown(home / "data", "postfix")
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(home / "etc/chain.pem"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     (home / "etc/main.cf").write_text(MAIN.format(home=home))
     (home / "etc/master.cf").write_text(MASTER.format(port=port))
     command = [str(POSTFIX), "-c", str(home / "etc")]

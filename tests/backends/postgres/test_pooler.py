@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from postman.backends.postgres.server import Server, prepare
 from postman.errors import StoreRefused
+from postman.testing.ports import free_port
 from postman.testing.postgres_server import PostgresServer
 
 PROGRAM = shutil.which("pgbouncer")
@@ -26,9 +26,7 @@ PROGRAM = shutil.which("pgbouncer")
 @contextmanager
 def pooled(server: Server, port: int, mode: str, directory: Path) -> Iterator[Server]:
     """The same server behind a pooler."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own = probe.getsockname()[1]
+    own = free_port()
     settings = {"listen_addr": "127.0.0.1", "listen_port": own, "auth_type": "any", "pool_mode": mode}
     settings |= {"unix_socket_dir": "", "ignore_startup_parameters": "extra_float_digits"}
     lines = ["[databases]", f"postgres = host=127.0.0.1 port={port} user=postgres", "[pgbouncer]"]

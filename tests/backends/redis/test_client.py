@@ -26,7 +26,8 @@ from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
-from postman.testing.redis_server import RedisServer, free_port, redis_server
+from postman.testing.ports import free_port
+from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
 from postman.testing.tcp_proxy import open_proxy
 
