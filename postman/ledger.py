@@ -131,8 +131,8 @@ class Pause(msgspec.Struct, frozen=True):
     who: str
 
 
-HEARD = 60.0
-"""Seconds after which an instance that was not heard of counts as ended."""
+HEARD = 600.0
+"""Seconds for which an instance that was not heard of is remembered."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +143,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
         name: of its machine.
         only: the part of the service that it is; "": all.
         delivered: mails that providers took from it in the last `seconds` in which mail waited.
+        left: it has ended in good order.
         at: when it said so, in wall seconds of the ledger's clock; the ledger writes it.
     """
 
@@ -153,6 +154,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     delivered: int = 0
     seconds: float = 0.0
+    left: bool = False
     at: float = 0.0
 
 

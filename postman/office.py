@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -34,6 +35,9 @@ LOOK = 2.0
 
 PATIENCE = 3.0
 """Seconds that a look may take."""
+
+FAREWELL = 0.5
+"""Seconds that telling others of our end may take."""
 
 
 class Office:
@@ -103,6 +107,11 @@ class Office:
         *_, pauses = found
         self._postbox.pause(frozenset(pause.provider for pause in pauses))
         return found
+
+    async def leave(self) -> None:
+        """Tell the other instances that this one ends in good order, if the ledger takes it quickly."""
+        with trio.move_on_after(FAREWELL), suppress(StoreError):
+            await self._roster.leave()
 
     def unready(self) -> str | None:
         """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""

@@ -27,6 +27,8 @@ MUCH_LESS = 0.2
 """Of what the others' pace makes: who delivered less is named."""
 ENOUGH = 20.0
 """Mails that the others' pace must make before anybody is named."""
+SILENT = 60.0
+"""Seconds after which an instance that said nothing hangs or is dead."""
 NAMED = 3
 """So many workers are named one by one."""
 
@@ -91,7 +93,7 @@ class Roster:
             StoreError: the ledger does not answer.
         """
         seconds = self._clock() - self._round_at
-        if seconds < PERIOD and self.instances:
+        if self.me.left or (seconds < PERIOD and self.instances):
             return
         now = self._postbox.delivered()
         if waits and self._postbox.available():
@@ -100,7 +102,16 @@ class Roster:
         delivered = sum(sum(counts) for counts, _ in self._rounds)
         seconds = sum(seconds for _, seconds in self._rounds)
         self.me = msgspec.structs.replace(self.me, delivered=delivered, seconds=round(seconds, 1))
-        self.instances = await self._ledger.enrol(self.me)
+        self.instances = [found for found in await self._ledger.enrol(self.me) if not found.left]
+
+    async def leave(self) -> None:
+        """Say that this instance has ended in good order.
+
+        Raises:
+            StoreError: the ledger does not answer.
+        """
+        self.me = msgspec.structs.replace(self.me, left=True)
+        await self._ledger.enrol(self.me)
 
     def sentences(self) -> Iterator[str]:
         """Who delivers much less than the others, and what it does."""
@@ -109,7 +120,15 @@ class Roster:
                 "Mail is taken and nobody delivers it: all instances on this ledger run with --only http. Start one"
                 " with --only workers."
             )
-        for share, expected in lagging([_share(instance) for instance in self.instances]):
+        now = max((instance.at for instance in self.instances), default=0.0)
+        heard = [instance for instance in self.instances if now - instance.at <= SILENT]
+        for instance in self.instances:
+            if instance not in heard:
+                yield (
+                    f"Instance {_name(instance)} has said nothing for {now - instance.at:.0f} s: it hangs, or was"
+                    " killed. What it was sending is in doubt when its leases are over; the rest goes on elsewhere."
+                )
+        for share, expected in lagging([_share(instance) for instance in heard]):
             yield (
                 f"Instance {share.name} delivered {share.delivered} mails in the last minutes in which mail waited,"
                 f" where the pace of the others makes {expected:.0f}. Its log, and its own status, may say why."
@@ -133,5 +152,8 @@ class Roster:
 
 
 def _share(instance: Instance) -> Share:
-    name = f"{instance.name} (pid {instance.pid})"
-    return Share(name, instance.delivered, instance.workers * instance.seconds)
+    return Share(_name(instance), instance.delivered, instance.workers * instance.seconds)
+
+
+def _name(instance: Instance) -> str:
+    return f"{instance.name} (pid {instance.pid})"

@@ -128,6 +128,7 @@ async def _keep_house(
                 house.guard.drain(house.grace)
                 await house.guard.wait_idle()
                 await fleet.close_all()
+                await house.office.leave()
             providers.cancel_scope.cancel()
 
 

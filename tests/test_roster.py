@@ -107,6 +107,28 @@ async def test_an_instance_that_starves_is_named_by_the_others_and_by_itself(aut
     assert "Instance web-2 (pid 17) delivered 3 mails" in sentence
 
 
+async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_stopped(autojump_clock: MockClock) -> None:
+    said: dict[str, Instance] = {}
+
+    class Shared(MemoryLedger):
+        async def enrol(self, instance: Instance) -> list[Instance]:
+            said[instance.id] = msgspec.structs.replace(instance, at=trio.current_time())
+            return list(said.values())
+
+    hands, ledger = Hands(1), Shared()
+    me, other = (Roster(ledger, hands, workers=1, only="") for _ in range(2))  # type: ignore[arg-type]  # see above
+    await other.look(waits=False)
+    await rounds(me, hands, 0, count=4)
+    assert (len(me.instances), list(me.sentences())) == (2, [])
+    await rounds(me, hands, 0, count=1)
+    (sentence,) = me.sentences()
+    assert "has said nothing for 75 s: it hangs, or was killed" in sentence
+    await other.leave()
+    await other.look(waits=False)
+    await rounds(me, hands, 0, count=1)
+    assert (len(me.instances), list(me.sentences())) == (1, [])
+
+
 async def test_that_nobody_delivers_is_told(autojump_clock: MockClock) -> None:
     roster = Roster(MemoryLedger(), Hands(0), workers=0, only="http")  # type: ignore[arg-type]  # as much as it asks for
     assert list(roster.sentences()) == [], "nothing is known yet"
