@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="where each fuzzer begins")
     parser.addoption("--seeds", type=int, default=300, metavar="N", help="so many runs are simulated")
     parser.addoption("--seed", type=int, metavar="N", help="the run that is simulated, instead of many")
+
+
+def pytest_configure() -> None:
+    """A shell has what it runs in the background ignore SIGINT, and the programs that tests start would ignore it too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
