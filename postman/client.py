@@ -1,12 +1,14 @@
-"""A client of a running service, for the command line."""
+"""A client of a running service, for the command line. It takes the standard library's: it starts in a blink."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
 
-import httpx2 as httpx
 import msgspec
 
 from postman.errors import ConfigError, PostmanError
@@ -53,21 +55,18 @@ class Client:
 
     def __init__(self, url: str, key: str | None = None, *, timeout: float = 60.0) -> None:
         self.url = url
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"{url} is not the URL of a service: write http://HOST:PORT")
         if key and not (key.isascii() and key.isprintable()):
             raise ConfigError("what POSTMAN_KEY holds is no key: it has characters that no key has")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=False)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http, self._prefix = _connection(url, timeout)
 
     def __enter__(self) -> Self:
-        self._http.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._http.__exit__(kind, error, traceback)
+        self._http.close()
 
     def ask(
         self,
@@ -85,19 +84,40 @@ class Client:
             Refused: it did not do it, and says why.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = self._headers | ({} if body is None else {"Content-Type": "application/json"})
         if idempotency_key:
             headers["Idempotency-Key"] = idempotency_key
+        target = f"{self._prefix}{path}{'?' if given else ''}{urlencode(given)}"
         try:
-            answer = self._http.request(method, path, content=body, headers=headers, params=given)
-        except httpx.InvalidURL as error:
-            raise Unreachable(f"{self.url} is not a URL: {error}") from error
-        except httpx.HTTPError as error:
-            raise Unreachable(f"{self.url} does not answer: {str(error) or type(error).__name__}") from error
-        document = _document(answer.content)
-        if not answer.is_success:
-            raise Refused(answer.status_code, document)
+            self._http.request(method, target, body, headers)
+            answer = self._http.getresponse()
+            content = answer.read()
+        except (OSError, HTTPException, UnicodeError) as error:
+            raise Unreachable(f"{self.url} does not answer: {_why(error)}") from error
+        document = _document(content)
+        if not 200 <= answer.status < 300:
+            raise Refused(answer.status, document)
         return document
+
+
+def _connection(url: str, timeout: float) -> tuple[HTTPConnection, str]:
+    """A connection that is not open yet, and what paths begin with behind a proxy."""
+    mistake = ConfigError(f"{url} is not the URL of a service: write http://HOST:PORT")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise mistake from None
+    kind = {"http": HTTPConnection, "https": HTTPSConnection}.get(parts.scheme)
+    if kind is None or not parts.hostname or parts.username or parts.query or not re.fullmatch(r"[!-~]+", url):
+        raise mistake
+    return kind(parts.hostname, port, timeout=timeout), parts.path.rstrip("/")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there; `postman serve` does, if it runs"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _document(content: bytes) -> Any:  # noqa: ANN401  # a JSON document

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
+import msgspec
 import trio
 
+from postman.client import Client
 from postman.config import load
 from postman.delivery import Called
 from postman.row import EndKind, State
@@ -67,7 +68,7 @@ async def demonstrate(tell: Callable[[str], None], mails: int = 4) -> bool:
             url: str = await nursery.start(partial(run, loaded, on_call=teller.on_call))
             tell(f"Postman is at {url} with two fakes; each fails every second call, and nothing is delivered.")
             tell("lamda is asked first, delta takes over.")
-            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            with Client(url) as client:
                 for number in range(1, mails + 1):
                     teller.begin(number)
                     finals.append((number, await _send(client, mail(number))))
@@ -85,17 +86,19 @@ def _written(directory: Path) -> Path:
     return path
 
 
-async def _send(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+async def _send(client: Client, mail: dict[str, Any]) -> dict[str, Any]:
     """Post one mail and wait for its end."""
-    answer = await client.post("/mail", json=[body])
-    answer.raise_for_status()
-    (id,) = answer.json()["tracking-ids"]
+    (id,) = (await _ask(client, "POST", "/mail", msgspec.json.encode([mail])))["tracking-ids"]
     document: dict[str, Any] = {}
     with trio.fail_after(PATIENCE):
         while not State(document.get("state", State.QUEUED)).ended:
             await trio.sleep(0.01)
-            document = (await client.get(f"/mail/{id}")).json()
+            document = await _ask(client, "GET", f"/mail/{id}")
     return document
+
+
+async def _ask(client: Client, method: str, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401  # JSON
+    return await trio.to_thread.run_sync(partial(client.ask, method, path, body=body))
 
 
 class _Teller:

@@ -340,13 +340,26 @@ async def test_the_key_is_taken_from_the_environment(
     assert "admin" in said.err
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://[", "http://127.0.0.1:99999"])
-def test_a_service_that_is_not_there_ends_with_3(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("url", "why"), [("http://127.0.0.1:1", "`postman serve`"), ("https://no.invalid/x", "known")])
+def test_a_service_that_is_not_there_ends_with_3(url: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--url", url]) == 3
-    assert url in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(f"{url} does not answer: ")
+    assert why in said
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1", "127.0.0.1:8901"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "ftp://127.0.0.1",
+        "127.0.0.1:8901",
+        "http://[",
+        "http://127.0.0.1:99999",
+        "http://a b",
+        "http://\u00e4.de",
+    ],
+)
 def test_what_is_no_url_ends_with_2(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--url", url]) == 2
     assert f"{url} is not the URL of a service" in capsys.readouterr().err
