@@ -6,6 +6,7 @@ decision to `postman.transitions`. Those that raise have changed nothing.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,9 @@ OVERDUE = 60.0
 
 UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)
 """What decoding damaged bytes may raise."""
+
+_SEAL = b"\x01"
+"""The first byte of what is stored with its checksum; what an early version stored without one begins otherwise."""
 
 _log = structlog.get_logger()
 _encoder = msgspec.msgpack.Encoder()
@@ -84,49 +88,58 @@ class Rows(Present, Protocol):
         """Keep the key."""
 
 
-def read(id: Id, encoded: bytes) -> Row | None:
+def sealed(stored: Row | Letter) -> bytes:
+    """What a ledger keeps of a row or a letter: its checksum, and MessagePack.
+
+    So damage is told from what a newer Postman wrote, and a mail in which a byte changed is not sent.
+    """
+    encoded = _encoder.encode(stored)
+    return _SEAL + zlib.crc32(encoded).to_bytes(4) + encoded
+
+
+def read(id: Id, stored: bytes) -> Row | None:
     """A row as it is stored; None when it is damaged: it stays as it is, and must not stop the others.
 
     Raises:
         NewerRow: it is whole, but says something that only a newer Postman understands; it stays as it is too.
     """
     try:
-        row = _row_decoder.decode(encoded)
+        row = _unsealed(id, stored, _row_decoder)
         if row.id == id:
             return row
         reason = "it names another letter"
     except UNREADABLE as error:
-        _refuse_newer(id, encoded, error)
         reason = str(error)
     _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
     return None
 
 
-def decoded(id: Id, encoded: bytes) -> Row | None:
+def decoded(id: Id, stored: bytes) -> Row | None:
     """The same for a list, which goes on without it."""
     try:
-        return read(id, encoded)
+        return read(id, stored)
     except NewerRow:
         return None
 
 
-def _refuse_newer(id: Id, encoded: bytes, error: Exception) -> None:
+def _unsealed[T](id: Id, stored: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
+    """What was stored; raises one of UNREADABLE when it is damaged."""
+    if stored[:1] != _SEAL:
+        return decoder.decode(stored)
+    encoded = memoryview(stored)[5:]
+    if zlib.crc32(encoded).to_bytes(4) != stored[1:5]:
+        raise ValueError("its checksum is wrong")
     try:
-        whole = msgspec.msgpack.decode(encoded)
-    except UNREADABLE:
-        return
-    match whole:
-        case [named, *rest] if named == id and len(rest) >= len(Row.__struct_fields__) - 1:
-            raise NewerRow(f"{id} is a row of a newer Postman: {error}") from error
-        case {"id": named} if named == id:
-            raise NewerRow(f"{id} is a mail of a newer Postman: {error}") from error
+        return decoder.decode(encoded)
+    except UNREADABLE as error:
+        raise NewerRow(f"{id} was written by a newer Postman: {error}") from error
 
 
 def parcels(letters: Sequence[Letter], client: str, policy: Policy, now: Now) -> list[Parcel]:
     """Make letters ready; needs no transaction."""
     ready = []
     for letter in letters:
-        body = _encoder.encode(letter)
+        body = sealed(letter)
         ready.append(
             Parcel(transitions.accepted_row(letter, client, len(body), policy, now), body, labels(letter)),
         )
@@ -233,7 +246,7 @@ def let_go(rows: Present, written: Sequence[Row], removal: str, now: Now) -> fro
 
 def repacked(letters: Sequence[Stored]) -> list[Parcel]:
     """Make letters of another ledger ready; needs no transaction."""
-    return [Parcel(stored.row, _encoder.encode(stored.letter), labels(stored.letter)) for stored in letters]
+    return [Parcel(stored.row, sealed(stored.letter), labels(stored.letter)) for stored in letters]
 
 
 def take_in(rows: Rows, parcels: Sequence[Parcel]) -> frozenset[Id]:
@@ -286,9 +299,8 @@ def letter_of(id: Id, body: bytes | None) -> Letter | None:
         NewerRow: see `read`.
     """
     try:
-        letter = _letter_decoder.decode(body or b"")
-    except UNREADABLE as error:
-        _refuse_newer(id, body or b"", error)
+        letter = _unsealed(id, body or b"", _letter_decoder)
+    except UNREADABLE:
         return None
     return letter if letter.id == id else None
 

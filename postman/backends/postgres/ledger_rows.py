@@ -35,8 +35,6 @@ DOUBLED: Final = -1
 SLOTS: Final = 64
 """Each process counts in rows of its own, as far as chance allows, so that none waits for another's commit."""
 
-_encoder = msgspec.msgpack.Encoder()
-
 
 def key_of(id: Id) -> int:
     """The primary key of an id: signed 64 bits, in the order of the ids."""
@@ -202,7 +200,7 @@ class PostgresRows:
         )
 
     def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
-        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)
+        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, rows.sealed(row)
 
     # Rows
 

@@ -34,8 +34,6 @@ _LOOKED_AT: Final = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
 _LABEL: Final = 8
 """Bytes of a label's hash."""
 
-_encoder = msgspec.msgpack.Encoder()
-
 
 class Known(NamedTuple):
     """What the server has of a letter."""
@@ -132,7 +130,7 @@ def swap_arguments(known: Known, row: Row, policy: Policy) -> list[Any]:
     now = places(row, policy)
     left = [name for name in places(known.row, policy) if name not in now]
     bodiless = row.state in BODY_NOT_NEEDED and known.row.state not in BODY_NOT_NEEDED
-    return [row.id, known.version, _encoder.encode(row), int(bodiless), len(left), *left, *_flat(now)]
+    return [row.id, known.version, rows.sealed(row), int(bodiless), len(left), *left, *_flat(now)]
 
 
 def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
@@ -141,7 +139,7 @@ def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
     hashes = [hash_of(label) for label in labels]
     stays = {index_of_client(row.client): 0.0, **{index_of_label(hash): 0.0 for hash in hashes}}
     found = {**places(row, policy), **stays}
-    return [row.id, _encoder.encode(row), body, b"".join(hashes), len(found), *_flat(found)]
+    return [row.id, rows.sealed(row), body, b"".join(hashes), len(found), *_flat(found)]
 
 
 def key_arguments(used: UsedKey) -> list[Any]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
-import msgspec
 
 from postman import transitions
 from postman.backends import rows
@@ -26,8 +25,6 @@ CACHED: Final = 4_096
 READ_AHEAD: Final = 32
 CACHED_BODY: Final = 8_192
 """Bytes; bodies up to this are kept with their rows until they are claimed."""
-
-_encoder = msgspec.msgpack.Encoder()
 
 
 def key_of(id: Id) -> int:
@@ -222,4 +219,4 @@ class SqliteRows:
         return self._doubled
 
     def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
-        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, _encoder.encode(row)
+        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, rows.sealed(row)
