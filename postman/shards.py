@@ -21,7 +21,7 @@ import outcome
 import structlog
 import trio
 
-from postman.errors import ConfigError, StoreError, StoreUnavailable
+from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
 from postman.queue import Lease, Note, Queue, QueueStatistics
 
 HOLD: Final = 1.0
@@ -168,9 +168,9 @@ class ShardedQueue:
     async def _fetch(self, shard: _Shard, queue: Queue, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                with shard.watched():
-                    lease = await queue.take()
-            except StoreError:
+                lease = await queue.take()
+            except Exception as error:  # noqa: BLE001  # a full store, a bug: nobody else would ask it again
+                shard.fall(error)
                 self._tell_if_all_are_down()
             else:
                 self._hand(Lease(lease.note, (shard, lease)))
@@ -216,12 +216,10 @@ class _Shard:
         self._opening = opening
         self._failed = trio.Event()
 
-    async def keep(
-        self, came_up: Callable[[], None], *, task_status: trio.TaskStatus[StoreError | ConfigError | None]
-    ) -> None:
+    async def keep(self, came_up: Callable[[], None], *, task_status: trio.TaskStatus[BaseException | None]) -> None:
         """Open it, and look after it until cancelled. Started with what the first try to open it failed with."""
         pause = PAUSES[0]
-        told: Callable[[StoreError | ConfigError | None], None] = task_status.started
+        told: Callable[[BaseException | None], None] = task_status.started
         while True:
             try:
                 async with self._opening() as self.queue:
@@ -229,9 +227,10 @@ class _Shard:
                     told(None)
                     came_up()
                     await self._look_after(self.queue, came_up)
-            except (StoreError, ConfigError) as error:
-                self._fall(error)
-                told(error)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it costs this queue alone
+                failure = leaf(error)
+                self.fall(failure)
+                told(failure)
             told = _once_is_enough
             await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many instances
             pause = min(PAUSES[1], 2 * pause)
@@ -242,8 +241,16 @@ class _Shard:
         try:
             yield
         except StoreUnavailable as error:
-            self._fall(error)
+            self.fall(error)
             raise
+
+    def fall(self, error: BaseException) -> None:
+        """It is asked nothing until it answers to a look."""
+        reason, ours = str(error) or repr(error), isinstance(error, StoreError | ConfigError)
+        if not self.down:
+            _log.warning("a queue is down; the others go on", queue=self.name, reason=reason, exc_info=not ours)
+        self.down = reason
+        self._failed.set()
 
     async def count_into(self, found: list[QueueStatistics]) -> None:
         """Count, if it answers."""
@@ -264,16 +271,10 @@ class _Shard:
             while self.down:
                 await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many instances
                 pause = min(PAUSES[1], 2 * pause)
-                with suppress(StoreError):
+                with suppress(Exception):  # it is asked again
                     await queue.statistics()
                     self._rise()
             came_up()
-
-    def _fall(self, error: Exception) -> None:
-        if not self.down:
-            _log.warning("a queue is down; the others go on", queue=self.name, reason=str(error))
-        self.down = str(error)
-        self._failed.set()
 
     def _rise(self) -> None:
         self.down = ""
@@ -320,7 +321,7 @@ async def open_shards(openings: Iterable[tuple[str, Opening]]) -> AsyncGenerator
         raise refusal
 
 
-def _refusal(failures: Sequence[StoreError | ConfigError], queues: int) -> StoreError | ConfigError | None:
+def _refusal(failures: Sequence[BaseException], queues: int) -> BaseException | None:
     """Why so many queues may not be used; None: those that do not answer may be opened later."""
     final = [error for error in failures if not isinstance(error, StoreUnavailable)]
     return next(iter(final or failures), None) if final or len(failures) == queues else None

@@ -19,7 +19,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.queue import redis_queue
 from postman.backends.sqlite.database import open_database
 from postman.backends.sqlite.queue import queue_on
-from postman.errors import ConfigError, LeaseLost, StoreError, StoreRefused, StoreUnavailable
+from postman.errors import ConfigError, LeaseLost, StoreFull, StoreRefused, StoreUnavailable
 from postman.queue import Lease, Queue
 from postman.shards import HOLD, PAUSES, Opening, open_shards
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
@@ -71,11 +71,11 @@ class FrailQueue:
 
     def __init__(self, inner: MemoryQueue) -> None:
         self.inner = inner
-        self.error: StoreError | None = None
+        self.error: Exception | None = None
         self.fallen = trio.Event()
 
-    def fall(self) -> None:
-        self.error = StoreUnavailable("no answer")
+    def fall(self, error: Exception | None = None) -> None:
+        self.error = error or StoreUnavailable("no answer")
         self.fallen.set()
 
     def rise(self) -> None:
@@ -204,6 +204,30 @@ async def test_when_all_are_down_who_waits_is_told_and_puts_are_refused(autojump
         assert len(await taken(queue)) == 1
 
 
+@pytest.mark.parametrize("error", [StoreFull("no memory left"), StoreRefused("damaged"), ZeroDivisionError("a bug")])
+async def test_whatever_a_taker_meets_the_queue_counts_as_down_and_is_asked_again(
+    autojump_clock: MockClock, error: Exception
+) -> None:
+    async with frail(2) as (queue, frails), trio.open_nursery() as nursery:
+
+        async def take() -> None:
+            with pytest.raises(StoreUnavailable, match=str(error)):
+                await queue.take()
+
+        nursery.start_soon(take)
+        await trio.testing.wait_all_tasks_blocked()
+        frails[0].fall(error)
+        await trio.testing.wait_all_tasks_blocked()
+        assert str(error) in (await queue.statistics()).troubles[0]
+        frails[1].fall(error)
+        await trio.testing.wait_all_tasks_blocked()
+        for one in frails:
+            one.rise()
+        await trio.sleep(PAUSES[1])
+        await queue.put(notes(1))
+        assert (await queue.take()).note == notes(1)[0]
+
+
 async def test_spare_notes_go_back_when_nobody_wants_them(autojump_clock: MockClock) -> None:
     async with frail(3) as (queue, frails):
         await queue.put(notes(30))
@@ -284,6 +308,26 @@ async def test_one_that_does_not_answer_at_the_start_is_opened_later(autojump_cl
         lease = await queue.take()
         assert lease.note == notes(1)[0]
         assert (await queue.statistics()).troubles == ()
+
+
+async def test_one_that_fails_within_a_nursery_of_its_own_is_opened_again(autojump_clock: MockClock) -> None:
+    tries = 0
+
+    @asynccontextmanager
+    async def moody() -> AsyncGenerator[Queue]:
+        nonlocal tries
+        tries += 1
+        async with trio.open_nursery():
+            if tries < 3:
+                raise StoreUnavailable("no answer yet")
+            async with memory_queue(VISIBILITY_TIMEOUT) as queue:
+                await queue.put(notes(1))
+                yield queue
+
+    async with open_shards([("a", partial(memory_queue, 60.0)), ("b", moody)]) as queue:
+        assert (await queue.statistics()).troubles == ("The queue b is down; the others do its work: no answer yet",)
+        with trio.fail_after(2 * PAUSES[1]):
+            assert (await queue.take()).note == notes(1)[0]
 
 
 @pytest.mark.parametrize("error", [ConfigError("a slip"), StoreRefused("of another program")])
