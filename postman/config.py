@@ -78,7 +78,7 @@ class Http(_Table, frozen=True, kw_only=True):
 class LedgerTable(_Table, frozen=True, kw_only=True):
     """`[ledger]`: the truth."""
 
-    url: str = "sqlite:postman.db"
+    url: Annotated[str, msgspec.Meta(description="one URL, such as sqlite:postman.db")] = "sqlite:postman.db"
     retention: Positive = 2_592_000.0
     key_retention: Positive = 259_200.0
 
@@ -89,11 +89,6 @@ class QueueTable(_Table, frozen=True, kw_only=True):
     url: str | tuple[str, ...] | None = None
     visibility_timeout: Positive = 60.0
     max_length: Count = 1_000_000
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """Of all queues, when there are several."""
-        return (self.url,) if isinstance(self.url, str) else self.url or ()
 
 
 class DeliveryTable(_Table, frozen=True, kw_only=True):
@@ -134,6 +129,14 @@ class Config(_Table, frozen=True, kw_only=True):
     delivery: DeliveryTable = DeliveryTable()
     provider: tuple[ProviderTable, ...] = ()
 
+    @property
+    def queue_urls(self) -> tuple[str, ...]:
+        """Of all queues: one is where the ledger is, if `[queue]` names none."""
+        url = self.queue.url
+        if url is None:
+            return (self.ledger.url,)
+        return (url,) if isinstance(url, str) else url
+
 
 Only = Literal["http", "workers"]
 """A part of the service, run without the other: the way in, or the way out with the clerk."""
@@ -151,7 +154,7 @@ class Loaded:
     """postman.toml as it was read, and what the command line said beside it.
 
     Attributes:
-        config: with absolute paths, and the queue's URL filled in.
+        config: with absolute paths.
         path: of the file, absolute.
         bind: takes the place of the file's.
         only: the part of the service that this process is; None: all of it.
@@ -165,6 +168,13 @@ class Loaded:
     def again(self) -> Loaded:
         """The file as it is now, see `load`."""
         return load(self.path, bind=self.bind, only=self.only)
+
+    @property
+    def bind_place(self) -> str:
+        """Where the address to listen at was written, for messages."""
+        if self.bind is not None:
+            return f"--bind {self.bind} (or POSTMAN_BIND)"
+        return f'{self.place.under("http")}: bind = "{self.config.http.bind}"'
 
     @property
     def directory(self) -> Path:
@@ -201,19 +211,17 @@ def load(path: Path, *, bind: str | None = None, only: Only | None = None) -> Lo
         config = _with_whole_urls(config, path.parent)
         if bind is not None:
             config = msgspec.structs.replace(config, http=msgspec.structs.replace(config.http, bind=bind))
-        said = f'bind = "{config.http.bind}"' if bind is None else f"--bind {bind}"
-        _cross_check(config, reader, Place(path.name), said)
+        _cross_check(Loaded(config, path, bind, only), reader)
     return Loaded(reader.checked(config), path, bind, only)
 
 
 def _with_whole_urls(config: Config, directory: Path) -> Config:
-    ledger = _whole_url(config.ledger.url, directory)
-    queues = (ledger,) if config.queue.url is None else [_whole_url(url, directory) for url in config.queue.urls]
-    return msgspec.structs.replace(
-        config,
-        ledger=msgspec.structs.replace(config.ledger, url=ledger),
-        queue=msgspec.structs.replace(config.queue, url=queues[0] if len(queues) == 1 else tuple(queues)),
-    )
+    queue = config.queue
+    if queue.url is not None:
+        urls = tuple(_whole_url(url, directory) for url in config.queue_urls)
+        queue = msgspec.structs.replace(queue, url=urls[0] if len(urls) == 1 else urls)
+    ledger = msgspec.structs.replace(config.ledger, url=_whole_url(config.ledger.url, directory))
+    return msgspec.structs.replace(config, ledger=ledger, queue=queue)
 
 
 def _whole_url(url: str, directory: Path) -> str:
@@ -221,14 +229,14 @@ def _whole_url(url: str, directory: Path) -> str:
     return f"sqlite:{directory / path}" if scheme == "sqlite" and path else url
 
 
-def _cross_check(config: Config, reader: Reader, place: Place, bind: str) -> None:
-    http, ledger = place.under("http"), place.under("ledger")
-    for mistake in _bind_mistakes(config.http):
-        reader.note(http, f"{bind} {mistake}")
+def _cross_check(loaded: Loaded, reader: Reader) -> None:
+    config, place = loaded.config, loaded.place
+    http, ledger, queue = map(place.under, ("http", "ledger", "queue"))
+    reader.mistakes += [f"{loaded.bind_place} {mistake}" for mistake in _bind_mistakes(config.http)]
     if config.http.max_bodies < config.http.max_body:
         reader.note(http, "max-bodies is smaller than max-body: the largest mails would never be taken")
-    queue = place.under("queue")
-    for url, table in ((config.ledger.url, ledger), *((url, queue) for url in config.queue.urls)):
+    in_queue = () if config.queue.url is None else config.queue_urls
+    for url, table in ((config.ledger.url, ledger), *((url, queue) for url in in_queue)):
         if ":" not in url:
             reader.note(table, f'url = "{url}" has no scheme, such as memory: or sqlite:postman.db')
     for mistake in _queue_mistakes(config):
@@ -244,7 +252,7 @@ def _cross_check(config: Config, reader: Reader, place: Place, bind: str) -> Non
 
 
 def _queue_mistakes(config: Config) -> Iterator[str]:
-    urls = config.queue.urls
+    urls = config.queue_urls
     if not urls:
         yield "url = [] names no queue; leave it out to have the queue where the ledger is"
     for url in _doubled(urls):

@@ -130,10 +130,14 @@ def set_up(loaded: Loaded) -> Setup:
     providers: list[ConfiguredProvider] = []
     config = loaded.config
     points = distribution.entry_points()
-    urls = [(hookspecs.LEDGERS, config.ledger.url), *((hookspecs.QUEUES, url) for url in config.queue.urls)]
-    for group, url in urls:
+    place = loaded.place.under("ledger")
+    with _noted(mistakes):
+        stores.append(_store(points, hookspecs.LEDGERS, config.ledger.url, place, loaded.directory))
+    alike = config.queue.url is None
+    place = place if alike else loaded.place.under("queue")
+    for url in () if alike and mistakes else config.queue_urls:  # what is wrong with the one URL is told once
         with _noted(mistakes):
-            stores.append(_store(points, group, url, loaded))
+            stores.append(_store(points, hookspecs.QUEUES, url, place, loaded.directory))
     for number, table in enumerate(config.provider, 1):
         with _noted(mistakes):
             place = loaded.place.under("provider").entry(number, {"name": table.name})
@@ -152,19 +156,20 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
         mistakes.append(str(error))
 
 
-def _store(points: Sequence[EntryPoint], group: str, url: str, loaded: Loaded) -> Configured:
+def _store(points: Sequence[EntryPoint], group: str, url: str, place: Place, directory: Path) -> Configured:
     """A ledger or queue: the URL's scheme is its name, the query its further settings."""
-    place = loaded.place.under(WORDS[group])
     base, _, query = url.partition("?")
+    raw = {"url": base, **dict(parse_qsl(query, keep_blank_values=True))}
+    reader = Reader(directory, strict=False)
     try:
         point = _find(points, group, base.partition(":")[0])
         kind = _load(point)
+        settings: msgspec.Struct | None = reader.read(kind.settings, raw, place.under("url"))
+        if settings:
+            kind.check(settings)
     except ConfigError as error:
-        raise ConfigError(f"{place}: url: {error}") from error
-    raw = {"url": base, **dict(parse_qsl(query, keep_blank_values=True))}
-    reader = Reader(loaded.directory, strict=False)
-    settings: msgspec.Struct = reader.checked(reader.read(kind.settings, raw, place.under("url")))
-    return Configured(kind, settings, origin(point), distribution.fingerprint(point.dist))
+        raise ConfigError(f"{place}: url: {hide(str(error))}") from error
+    return Configured(kind, reader.checked(settings), origin(point), distribution.fingerprint(point.dist))
 
 
 def _provider(points: Sequence[EntryPoint], table: ProviderTable, place: Place, directory: Path) -> ConfiguredProvider:

@@ -38,7 +38,7 @@ FIXED: Final[Mapping[str, Callable[[Config], object]]] = {
     "node": lambda config: config.node,
     "[http], but for its keys": lambda config: msgspec.structs.replace(config.http, key=()),
     "[ledger] url": lambda config: config.ledger.url,
-    "[queue] url": lambda config: config.queue.url,
+    "[queue] url": lambda config: config.queue_urls,
     "[queue] visibility-timeout": lambda config: config.queue.visibility_timeout,
     "[delivery] workers": lambda config: config.delivery.workers,
     "[delivery] max-in-flight-bytes": lambda config: config.delivery.max_in_flight_bytes,

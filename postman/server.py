@@ -46,13 +46,12 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     cut: int
 
 
-async def open_listeners(bind: str) -> list[trio.SocketListener]:
-    """Listen on `bind`, "HOST:PORT" or "[IPv6]:PORT"; port 0 takes any free one.
+async def open_listeners(bind: str, place: str = "http.bind") -> list[trio.SocketListener]:
+    """Listen on `bind`, "HOST:PORT" or "[IPv6]:PORT"; port 0 takes any free one. `place` says who wants that.
 
     Raises:
         ConfigError: it cannot be; the text names the cure.
     """
-    place = f'http.bind = "{bind}"'
     try:
         host, port = split_port(bind)
     except ValueError as error:

@@ -112,7 +112,7 @@ async def _keep_house(
     """Open everything, live, and close everything."""
     trio.socket.set_custom_hostname_resolver(Lookups())
     setup = await in_time(partial(set_up, loaded))
-    listeners = await open_listeners(loaded.config.http.bind)
+    listeners = await open_listeners(loaded.config.http.bind, loaded.bind_place)
     client = ClientFactory()
     async with open_stores(setup, client) as (ledger, queue), trio.open_nursery() as providers:
         refuse_part(loaded.only, ledger, queue)

@@ -32,7 +32,7 @@ async def open_stores(setup: Setup, client: ClientFactory) -> AsyncIterator[tupl
         StoreError: a store cannot be opened.
     """
     config, open_both = setup.loaded.config, setup.ledger.kind.open_both
-    if config.queue.urls == (config.ledger.url,) and open_both is not None:
+    if config.queue_urls == (config.ledger.url,) and open_both is not None:
         queue_settings = _queue_settings(setup, setup.queues[0])
         async with open_both(_ledger_settings(setup), queue_settings, _surroundings(setup, client)) as both:
             yield both
@@ -50,7 +50,7 @@ async def open_queue(setup: Setup, client: ClientFactory, ledger: Ledger) -> Asy
         StoreError: it cannot be opened.
     """
     openings = [partial(_open_one, setup, configured, client, ledger) for configured in setup.queues]
-    names = map(_public, setup.loaded.config.queue.urls)
+    names = map(_public, setup.loaded.config.queue_urls)
     async with openings[0]() if len(openings) == 1 else open_shards(zip(names, openings, strict=True)) as queue:
         yield queue
 
@@ -137,7 +137,7 @@ def refuse_part(only: Only | None, ledger: Ledger, queue: Queue) -> None:
         other = "delivers" if only == "http" else "takes mail"
         raise ConfigError(
             f"--only {only}: {' and '.join(alone)} cannot be shared with the process that {other}; give both a url of"
-            " redis: or postgresql:, or serve without --only",
+            " redis: or postgresql:, or the queue one of sqs:, or serve without --only",
         )
 
 

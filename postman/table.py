@@ -6,6 +6,7 @@ import difflib
 import enum
 import math
 import os
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -175,8 +176,24 @@ def _in_words(error: Exception, kind: object) -> str:
     elif text.startswith("Invalid enum value"):
         text = f"must be one of {', '.join(_words(kind))}"
     else:
-        text = text.partition(" - at `$")[0].replace("`", "").replace("Expected", "expected", 1)
+        text = _TYPES.sub(_type_in_words, text.partition(" - at `$")[0])
+        text = text.replace("Expected", "must be", 1).replace(", got ", ", not ")
     return f"{where} {text}" if where else text
+
+
+_TYPES = re.compile("`([^`]*)`")
+_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+
+
+def _type_in_words(match: re.Match[str]) -> str:
+    return " or ".join(_WORDS.get(word, word) for word in match[1].split(" | ") if word != "null")
 
 
 def _described(kind: object) -> str | None:

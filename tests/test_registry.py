@@ -223,7 +223,7 @@ def test_wrong_settings_are_named_all_at_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("AN_API_KEY", "abc")
     told = refused(tmp_path, **{"api-key": {"env": "AN_API_KEY"}, "hots": "x", "port": "25"})
     assert sorted(told.splitlines()) == [
-        'postman.toml: [[provider]] "x": "port": expected int, got str',
+        'postman.toml: [[provider]] "x": "port": must be a whole number, not text',
         'postman.toml: [[provider]] "x": unknown key "hots"; did you mean "host"?',
     ]
     assert "port 13 is unlucky" in refused(tmp_path, **{"api-key": {"env": "AN_API_KEY"}, "port": 13})
@@ -246,6 +246,35 @@ def test_set_up_decodes_everything_that_the_file_names(tmp_path: Path) -> None:
     assert set_up(load(configured(tmp_path, text))).providers == setup.providers
 
 
+@pytest.mark.parametrize(
+    ("url", "mistake"),
+    [
+        ("sqlight:x", "[ledger]: url: no plugin named 'sqlight'"),
+        ("memory:?colour=red", '[ledger.url]: unknown key "colour"'),
+        ("sqlite:", "[ledger]: url: 'sqlite:' names no file"),
+        ("sqlite:no/postman.db", "[ledger]: url: there is no directory {}/no; make it"),
+        ("sqlite:.", "[ledger]: url: {} is a directory"),
+        ("redis://", "[ledger]: url: this URL names no server"),
+        ("postgresql://a b", "[ledger]: url: this is no URL of PostgreSQL"),
+    ],
+)
+def test_a_ledger_that_cannot_be_opened_is_told_before_it_is_and_once(tmp_path: Path, url: str, mistake: str) -> None:
+    text = f'[ledger]\nurl = "{url}"\n[[provider]]\nname = "a"\nplugin = "fake"\n'
+    with pytest.raises(ConfigError) as caught:
+        set_up(load(configured(tmp_path, text)))
+    [told] = str(caught.value).splitlines()
+    assert told.startswith(f"postman.toml: {mistake.format(tmp_path)}")
+
+
+def test_a_queue_that_cannot_be_opened_is_told_before_it_is(tmp_path: Path) -> None:
+    text = '[queue]\nurl = ["sqs:mail", "sqlite:no/a.db"]\n[[provider]]\nname = "a"\nplugin = "fake"\n'
+    with pytest.raises(ConfigError) as caught:
+        set_up(load(configured(tmp_path, text)))
+    sqs, sqlite = str(caught.value).splitlines()
+    assert sqs.startswith("postman.toml: [queue]: url: '' is no region of AWS")
+    assert sqlite.startswith(f"postman.toml: [queue]: url: there is no directory {tmp_path}/no")
+
+
 def test_set_up_tells_the_mistakes_of_all_tables_at_once(tmp_path: Path) -> None:
     text = (
         '[ledger]\nurl = "sqlight:x"\n[queue]\nurl = "memory:?colour=red"\n'
@@ -259,6 +288,6 @@ def test_set_up_tells_the_mistakes_of_all_tables_at_once(tmp_path: Path) -> None
     assert queue.startswith('postman.toml: [queue.url]: unknown key "colour"')
     assert first.startswith("postman.toml: [[provider]] #1 \"a\": no plugin named 'fkae'; did you mean 'fake'?")
     assert sorted(second) == [
-        'postman.toml: [[provider]] #2 "b" settings: "latency": expected float >= 0.0',
+        'postman.toml: [[provider]] #2 "b" settings: "latency": must be a number >= 0.0',
         'postman.toml: [[provider]] #2 "b" settings: unknown key "outcome"; did you mean "outcomes"?',
     ]

@@ -245,7 +245,7 @@ async def test_listeners_are_opened(bind: str) -> None:
 async def test_a_bind_that_cannot_be_names_the_cure(bind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         await open_listeners(bind)
-    assert f'http.bind = "{bind}"' in str(caught.value)
+    assert str(caught.value).startswith("http.bind")
 
 
 async def test_an_address_in_use_names_the_cure() -> None:

@@ -20,7 +20,7 @@ from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger_lists import PostgresLists
 from postman.backends.postgres.ledger_rows import Operation, PostgresRows
 from postman.backends.postgres.line import Line, Side, open_line
-from postman.backends.postgres.queue import PostgresQueue, PostgresQueueSettings, queue_on, server_of
+from postman.backends.postgres.queue import PostgresQueue, PostgresQueueSettings, check, queue_on, server_of
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -243,4 +243,11 @@ async def open_both(
 @hookimpl
 def postman_register() -> Kind[PostgresLedgerSettings, Ledger]:
     """The ledger `postgresql`."""
-    return Kind(name="postgresql", settings=PostgresLedgerSettings, open=open_ledger, open_both=open_both, shared=True)
+    return Kind(
+        name="postgresql",
+        settings=PostgresLedgerSettings,
+        open=open_ledger,
+        open_both=open_both,
+        check=check,
+        shared=True,
+    )

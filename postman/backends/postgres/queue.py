@@ -208,6 +208,11 @@ def server_of(settings: Any) -> Server:  # noqa: ANN401  # the settings of our q
     return Server(settings.url, settings.schema, settings.timeout, {word: said for word, said in words.items() if said})
 
 
+def check(settings: Any) -> None:  # noqa: ANN401  # the same
+    """Raises ConfigError when they name no server."""
+    server_of(settings).conninfo("check")
+
+
 @asynccontextmanager
 async def open_queue(settings: PostgresQueueSettings, _surroundings: Surroundings) -> AsyncGenerator[Queue]:
     """Open `postgresql://...`; `StoreRefused` when that cannot be."""
@@ -223,4 +228,4 @@ async def open_queue(settings: PostgresQueueSettings, _surroundings: Surrounding
 @hookimpl
 def postman_register() -> Kind[PostgresQueueSettings, Queue]:
     """The queue `postgresql`."""
-    return Kind(name="postgresql", settings=PostgresQueueSettings, open=open_queue, shared=True)
+    return Kind(name="postgresql", settings=PostgresQueueSettings, open=open_queue, check=check, shared=True)

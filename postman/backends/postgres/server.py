@@ -100,7 +100,7 @@ class Server:
             **settings,
         }
         name = f"postman {secrets.token_hex(8)}"
-        connection = Connection.connect(self._conninfo(name), autocommit=True, prepare_threshold=2)
+        connection = Connection.connect(self.conninfo(name), autocommit=True, prepare_threshold=2)
         try:
             connection.name = name
             connection.add_notice_handler(connection.hear)
@@ -127,7 +127,8 @@ class Server:
         """Seconds that a job may wait for its turn."""
         return 2 * self.timeout
 
-    def _conninfo(self, name: str) -> str:
+    def conninfo(self, name: str) -> str:
+        """For libpq; ConfigError when the URL is none."""
         kept: dict[str, str | int] = {
             "connect_timeout": CONNECT_TIMEOUT,
             "target_session_attrs": "read-write",

@@ -17,11 +17,12 @@ from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.backends.redis.checks import check
-from postman.backends.redis.client import Client, open_client
+from postman.backends.redis.client import Ask, Client, open_client
 from postman.backends.redis.ledger_lists import RedisLists
 from postman.backends.redis.ledger_rows import Known, Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
+from postman.backends.redis.witness import Witness
 from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
@@ -89,6 +90,8 @@ class RedisLedger:
         self._lists = RedisLists(client, clock)
         self._queue = queue
         self._in_hand: dict[Id, Known] = {}
+        self._witness = Witness(self._lists.letter)
+        client.on_connect = self._look_back
 
     async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """See `Ledger.accept`. One round trip."""
@@ -121,6 +124,9 @@ class RedisLedger:
         names = ("keys", "keyed", shelf.index_of_state(State.QUEUED))
         keys = [*keys_of(self._client.prefix), *map(self._lists.key, names)]
         answer: list[bytes] = await self._client.commit(scripts.ACCEPT, keys, *arguments)
+        if answer == [b"accepted"]:
+            for parcel in parcels[-1:]:
+                self._witness.remember(parcel.row, 1)
         return answer
 
     def _accepted(self, answer: list[bytes], ids: tuple[Id, ...], fingerprint: bytes) -> Accepted:
@@ -198,16 +204,13 @@ class RedisLedger:
     async def _read(
         self, ids: Sequence[Id], *, with_body: bool, read: Callable[[Id, bytes], Row | None] = rows.read
     ) -> tuple[dict[Id, Known], Now]:
-        fields = ("v", "r", "b") if with_body else ("v", "r")
-        *found, time = await self._client.ask_confirmed(
-            *(("HMGET", self._lists.letter(id), *fields) for id in ids), ("TIME",)
-        )
+        found, now = await self._lists.fetch(ids, "b" if with_body else "l")
         known = {}
-        for id, (version, encoded, *body) in zip(ids, found, strict=True):
-            row = read(id, encoded) if encoded else None
+        for id, letter in found.items():
+            row = None if letter.row is None else read(id, letter.row)
             if row is not None:
-                known[id] = Known(version, row, body[0] if body else None)
-        return known, self._lists.now(time)
+                known[id] = Known(letter.version, row, letter.more if with_body else None)
+        return known, now
 
     async def _write(self, snapshot: Snapshot, known: Mapping[Id, Known]) -> list[Id]:
         """Write; the ids of those for which somebody was faster."""
@@ -218,6 +221,8 @@ class RedisLedger:
             swaps.append(([self._lists.letter(row.id)], [self._client.prefix, *arguments]))
         versions = await self._client.commit_all(scripts.SWAP, swaps) if swaps else []
         for row, version in zip(written, versions, strict=True):
+            if version:
+                self._witness.remember(row, version)
             if version and row.state is State.SENDING:
                 self._in_hand[row.id] = Known(version, row)
                 if len(self._in_hand) > IN_HAND:
@@ -256,7 +261,11 @@ class RedisLedger:
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
-        return await self._lists.statistics()
+        await self._look_back(self._client.ask)
+        return msgspec.structs.replace(await self._lists.statistics(), troubles=self._witness.troubles)
+
+    async def _look_back(self, ask: Ask) -> None:
+        await self._witness.look(ask, since=self._lists.now().wall - self.policy.retention)
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
         """See `Movable.letters`."""
@@ -304,7 +313,7 @@ async def redis_ledger(
     async with open_client(address) as client:
         durable = await check(client, what="ledger", must_keep=not accept_loss)
         ledger = RedisLedger(client, policy, durable=durable, clock=clock, queue=queue)
-        await ledger.overdue(1)  # tells the time
+        await ledger.statistics()  # tells the time, and what somebody else wrote to
         yield ledger
 
 
@@ -331,4 +340,6 @@ async def open_both(
 @hookimpl
 def postman_register() -> Kind[RedisLedgerSettings, Ledger]:
     """The ledger `redis`, under all its names."""
-    return Kind(name="redis", settings=RedisLedgerSettings, open=open_ledger, open_both=open_both, shared=True)
+    return Kind(
+        name="redis", settings=RedisLedgerSettings, open=open_ledger, open_both=open_both, check=address_of, shared=True
+    )

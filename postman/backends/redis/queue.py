@@ -204,4 +204,4 @@ async def open_queue(settings: RedisQueueSettings, _surroundings: Surroundings) 
 @hookimpl
 def postman_register() -> Kind[RedisQueueSettings, Queue]:
     """The queue `redis`, under all its names."""
-    return Kind(name="redis", settings=RedisQueueSettings, open=open_queue, shared=True)
+    return Kind(name="redis", settings=RedisQueueSettings, open=open_queue, check=address_of, shared=True)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import apsw
 
-from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.errors import ConfigError, IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
 
 APPLICATION: Final = 0x504F5354
 """`application_id` of our files."""
@@ -49,6 +49,22 @@ LOG_AT_MOST: Final = 16_777_216
 """Bytes that the write-ahead log keeps when it is begun anew."""
 CACHE: Final = 16_384
 """KiB of pages in memory. Labels are hashes and go all over their table, more of it than the usual 2 MiB can hold."""
+
+
+def check_place(path: Path) -> None:
+    """See that the file can be opened, or made; nothing is.
+
+    Raises:
+        ConfigError: it cannot, and the cure.
+    """
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        raise ConfigError(f"there is no directory {directory}; make it, or name another")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a directory; name a file in it")
+    for place in (directory, path):  # the directory too, because SQLite puts its log beside the file
+        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+            raise ConfigError(f"{place} may not be read and written by this user; change that, or name another file")
 
 
 @contextmanager

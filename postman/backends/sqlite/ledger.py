@@ -17,7 +17,7 @@ from postman.backends import rows
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.ledger_lists import SqliteLists
 from postman.backends.sqlite.ledger_rows import SqliteRows
-from postman.backends.sqlite.queue import SqliteQueue, path_of, queue_on
+from postman.backends.sqlite.queue import SqliteQueue, check, path_of, queue_on
 from postman.errors import StoreFull
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -232,4 +232,4 @@ async def open_both(
 @hookimpl
 def postman_register() -> Kind[LedgerSettings, Ledger]:
     """The ledger `sqlite`."""
-    return Kind(name="sqlite", settings=LedgerSettings, open=open_ledger, open_both=open_both)
+    return Kind(name="sqlite", settings=LedgerSettings, open=open_ledger, open_both=open_both, check=check)

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import apsw
 import msgspec
@@ -21,10 +22,11 @@ import trio
 
 from postman.backends.lanes import WINDOW, Entry, Lanes, Place
 from postman.backends.sqlite.database import Database, open_database
-from postman.backends.sqlite.file import translated
+from postman.backends.sqlite.file import check_place, translated
 from postman.errors import ConfigError, StoreError, StoreRefused
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
+from postman.ledger import LedgerSettings
 from postman.mail import Id
 from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
 
@@ -263,7 +265,12 @@ def path_of(url: str) -> str:
     return path
 
 
+def check(settings: LedgerSettings | QueueSettings) -> None:
+    """Raises ConfigError when the file could neither be opened nor made."""
+    check_place(Path(path_of(settings.url)))
+
+
 @hookimpl
 def postman_register() -> Kind[QueueSettings, Queue]:
     """The queue `sqlite`."""
-    return Kind(name="sqlite", settings=QueueSettings, open=open_queue)
+    return Kind(name="sqlite", settings=QueueSettings, open=open_queue, check=check)

@@ -208,4 +208,4 @@ async def open_queue(settings: SqsQueueSettings, surroundings: Surroundings) -> 
 @hookimpl
 def postman_register() -> Kind[SqsQueueSettings, Queue]:
     """The queue `sqs`."""
-    return Kind(name="sqs", settings=SqsQueueSettings, open=open_queue, shared=True)
+    return Kind(name="sqs", settings=SqsQueueSettings, open=open_queue, check=address_of, shared=True)
