@@ -27,6 +27,7 @@ import urllib.parse
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 
 import h11
 import msgspec
@@ -107,9 +108,6 @@ class ClientFactory:
         connect_timeout: float = 10.0,
         keep_idle: float = 4.0,
     ) -> None:
-        if tls is None:
-            tls = ssl.create_default_context()
-            tls.minimum_version = ssl.TLSVersion.TLSv1_2
         self._tls = tls
         self._allow_http = allow_http
         self._connect_timeout = connect_timeout
@@ -132,9 +130,8 @@ class ClientFactory:
         host = url.hostname or ""
         if url.scheme == "http" and not self._allow_http and not is_loopback(host):
             raise ConfigError("base-url must be https; plain http shows the key and the mails to the network")
-        origin = Origin(
-            host, url.port or (443 if url.scheme == "https" else 80), self._tls if url.scheme == "https" else None
-        )
+        tls = (self._tls or self._by_authorities) if url.scheme == "https" else None
+        origin = Origin(host, url.port or (443 if tls else 80), tls)
         lines = {"Host": url.netloc, "User-Agent": "postman-mail", "Accept-Encoding": "identity", **(headers or {})}
         client = Client(
             origin,
@@ -147,6 +144,12 @@ class ClientFactory:
             yield client
         finally:
             client.close()
+
+    @cached_property
+    def _by_authorities(self) -> ssl.SSLContext:
+        tls = ssl.create_default_context()  # takes 20 ms, so only when somebody is asked by https
+        tls.minimum_version = ssl.TLSVersion.TLSv1_2
+        return tls
 
 
 class Client:
