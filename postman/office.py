@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -34,7 +35,7 @@ LOOK = 2.0
 """Seconds between two looks at whether the stores answer and who is paused."""
 
 PATIENCE = 3.0
-"""Seconds that a look may take."""
+"""Seconds that a look at a store may take."""
 
 FAREWELL = 0.5
 """Seconds that telling others of our end may take."""
@@ -75,7 +76,7 @@ class Office:
         self._on_broken = on_broken
         self._version = version("postman-mail")  # read now: later there may be no file to open left
         self._started = time.time()
-        self._store_error = ""
+        self._ledger_error = self._queue_error = ""
 
     async def watch(self) -> None:
         """Look again and again whether the stores answer and whom a person paused, until cancelled."""
@@ -86,27 +87,36 @@ class Office:
                 _log.exception("a bug of ours; the next look may work")
             await trio.sleep(LOOK)
 
-    async def look(self) -> tuple[LedgerStatistics, QueueStatistics, Sequence[Pause]] | None:
-        """Look once: the stores' numbers, and who is paused, which is obeyed; None: a store does not answer.
+    async def look(self) -> tuple[LedgerStatistics | None, QueueStatistics | None, Sequence[Pause]]:
+        """Look once: the stores' numbers, and who is paused, which is obeyed. None: that store does not answer.
 
         Pauses are in the ledger, so that they survive a restart and reach every instance.
         """
+        self._queue_error = ""
+        found, self._ledger_error = await self._asked(self._look_at_ledger)
+        if found is None:
+            return None, None, ()
+        ledger, pauses = found
+        self._postbox.pause(frozenset(pause.provider for pause in pauses))
+        queue, self._queue_error = await self._asked(self._queue.statistics)
+        waits = queue is not None and status.waits(ledger, queue, time.time())
+        _, self._ledger_error = await self._asked(partial(self._roster.look, waits=waits))
+        return ledger, queue, pauses
+
+    async def _look_at_ledger(self) -> tuple[LedgerStatistics, Sequence[Pause]]:
+        return await self._ledger.statistics(), await self._ledger.pauses()
+
+    async def _asked[T](self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, str]:
+        """What a store answers; or None, and why not."""
         try:
             with trio.fail_after(PATIENCE):
-                found = await self._ledger.statistics(), await self._queue.statistics(), await self._ledger.pauses()
-                await self._roster.look(waits=status.waits(*found[:2], time.time()))
+                return await ask(), ""
         except trio.TooSlowError:
-            self._store_error = f"no answer within {PATIENCE:g} s; its disk or its server hangs, or is overloaded"
-            return None
+            return None, f"no answer within {PATIENCE:g} s; its disk or its server hangs, or is overloaded"
         except StoreError as error:
-            self._store_error = str(error)
             if isinstance(error, StoreBroken):
                 self._on_broken(error)
-            return None
-        self._store_error = ""
-        *_, pauses = found
-        self._postbox.pause(frozenset(pause.provider for pause in pauses))
-        return found
+            return None, str(error)
 
     async def leave(self) -> None:
         """Tell the other instances that this one ends in good order, if the ledger takes it quickly."""
@@ -117,11 +127,11 @@ class Office:
         """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""
         if self._guard.draining:
             return "the service is stopping"
-        return "the store does not answer" if self._store_error else None
+        return "the store does not answer" if self._ledger_error else None
 
     async def status(self) -> dict[str, Any]:
         """The document of `GET /status`."""
-        ledger, queue, pauses = await self.look() or (None, None, ())
+        ledger, queue, pauses = await self.look()
         return status.document(
             status.Facts(
                 version=self._version,
@@ -130,7 +140,8 @@ class Office:
                 durable=self._ledger.durable,
                 ledger=ledger,
                 queue=queue,
-                store_error=self._store_error,
+                ledger_error=self._ledger_error,
+                queue_error=self._queue_error,
                 providers=[carrier.statistics() for carrier in self._postbox.carriers],
                 pauses=pauses,
                 http=self._server.statistics(),
@@ -177,5 +188,8 @@ class Office:
         return report
 
     async def wake(self, rows: Sequence[Row]) -> None:
-        """Put notes for rows that a person queued again."""
-        await self._clerk.put(rows)
+        """Put notes for rows that a person queued again; those that cannot be put now the clerk will put."""
+        try:
+            await self._clerk.put(rows)
+        except StoreError as error:
+            _log.warning("notes were not put; the clerk will", mails=len(rows), reason=str(error))

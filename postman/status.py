@@ -25,7 +25,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that the sentences are made of; times are wall seconds.
 
     Attributes:
-        store_error: why ledger or queue did not answer; then their statistics are None.
+        ledger_error: why the ledger did not answer; then there are no statistics.
+        queue_error: why the queue did not answer; then there are none of it.
         durable: whether an accepted letter survives a restart.
         held: deliveries in hand.
         bytes_in_flight: of the letters in hand.
@@ -41,7 +42,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool
     ledger: LedgerStatistics | None
     queue: QueueStatistics | None
-    store_error: str = ""
+    ledger_error: str = ""
+    queue_error: str = ""
     providers: Sequence[CarrierStatistics] = ()
     pauses: Sequence[Pause] = ()
     http: ServerStatistics | None = None
@@ -85,8 +87,10 @@ def sentences(facts: Facts) -> Iterator[str]:
     """What is not well, why, and what to do; most urgent first."""
     if facts.stopping:
         yield "The service is stopping; it takes no new mail."
-    if facts.store_error:
-        yield f"The store does not answer, so nothing is accepted and nothing is sent: {facts.store_error}"
+    if facts.ledger_error:
+        yield f"The ledger does not answer, so nothing is accepted and nothing is sent: {facts.ledger_error}"
+    if facts.queue_error:
+        yield f"The queue does not answer, so nothing is sent; mail is accepted and kept: {facts.queue_error}"
     yield from facts.troubles
     yield from _about_providers(facts)
     if facts.ledger:

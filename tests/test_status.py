@@ -65,7 +65,11 @@ def test_a_service_without_troubles_is_well() -> None:
     ("trouble", "words"),
     [
         ({"stopping": True}, ["stopping"]),
-        ({"ledger": None, "store_error": "the disk is full"}, ["the disk is full", "nothing is accepted"]),
+        (
+            {"ledger": None, "ledger_error": "the disk is full"},
+            ["The ledger", "disk is full", "nothing is accepted"],
+        ),
+        ({"queue": None, "queue_error": "it hangs"}, ["The queue", "it hangs", "mail is accepted and kept"]),
         ({"providers": []}, ["No provider", "[[provider]]"]),
         ({"providers": [provider(delivers=False)]}, ["fake", "nothing is delivered"]),
         ({"pauses": [Pause("*", 0, "ops")]}, ["All providers", "ops", "`postman resume`"]),

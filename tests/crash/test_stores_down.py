@@ -1,0 +1,97 @@
+"""The server of a store is down: without the ledger nothing is promised or sent; the queue is only a wake-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from postman.testing import acts
+from postman.testing.customer import Customer, open_customer
+from postman.testing.fault_server import FaultServer
+from postman.testing.haste import hasten
+from postman.testing.pairs import Places
+from postman.testing.postgres_server import PostgresServer
+from postman.testing.program import open_program
+from postman.testing.redis_server import RedisServer
+from postman.testing.report import report
+
+MAIL = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x"}],
+}
+
+
+async def told(customer: Customer, words: str) -> None:
+    """Wait until the status has a sentence with these words."""
+    with trio.fail_after(10):
+        while not any(words in sentence for sentence in (await customer.get("/status"))["because"]):
+            pass
+
+
+async def held(customer: Customer, vendor: FaultServer) -> str:
+    """A mail in doubt, of which a person decides."""
+    vendor.script(acts.answer(500))
+    (id,) = await customer.post("doubtful", [MAIL])
+    await customer.wait_settled()
+    assert (await customer.get(f"/mail/{id}"))["state"] == "held"
+    return id
+
+
+async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
+    tmp_path: Path,
+    toml: Callable[..., str],
+    vendor: FaultServer,
+    accepted: Callable[[], list[str]],
+    mortal_places: Places,
+    mortal_postgres: PostgresServer,
+    mortal_redis: RedisServer,
+    long: bool,
+) -> None:
+    async def fail(server: PostgresServer | RedisServer, ledger: str, queue: str) -> None:
+        """Both roles of a server that is down."""
+        urls = mortal_places.url(ledger), mortal_places.url(queue)
+        for name in ("its ledger", "its queue"):
+            (tmp_path / f"{queue} {name}").mkdir()
+        async with (
+            open_program(tmp_path / f"{queue} its ledger", toml(ledger=urls[0], queue=urls[1])) as one,
+            open_program(tmp_path / f"{queue} its queue", toml(ledger=urls[1], queue=urls[0])) as other,
+            open_customer(lambda: one.url) as unlucky,
+            open_customer(lambda: other.url) as lucky,
+        ):
+            for program in (one, other):
+                await program.start(before=partial(hasten, overdue=1.0))
+            doubtful = await held(lucky, vendor)
+            server.kill()
+
+            assert await unlucky.try_post("meanwhile", [MAIL]) is None
+            await told(unlucky, "The ledger does not answer, so nothing is accepted and nothing is sent:")
+            ready, live = [await unlucky._http.get(f"{one.url}/health/{what}") for what in ("ready", "live")]
+            assert (ready.status_code, live.status_code) == (503, 200)
+
+            await told(lucky, "The queue does not answer, so nothing is sent; mail is accepted and kept:")
+            (waiting,) = await lucky.post("meanwhile", [MAIL])
+            released = await lucky._http.post(f"{other.url}/mail/{doubtful}/release")
+            assert (released.status_code, released.json()["state"]) == (200, "queued")
+            assert await lucky.get("/health/ready") == {"ready": True}
+            assert (await lucky.get("/status"))["mails"]["queued"] == 2
+
+            await trio.to_thread.run_sync(server.start)
+            await unlucky.post("meanwhile", [MAIL])
+            for customer in (unlucky, lucky):
+                await customer.wait_settled()
+                assert (await customer.get("/status"))["because"] == []
+            assert {(await lucky.get(f"/mail/{id}"))["state"] for id in (doubtful, waiting)} == {"sent"}
+            assert await one.stop() == await other.stop() == 0
+            rows = [*await one.rows(), *await other.rows()]
+            ids = [*unlucky.ids, *lucky.ids]
+            found = report(ids, [id for id in accepted() if id in ids], rows, unlucky.recovered)
+        assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (3, (), (), {})
+
+    await fail(mortal_postgres, "postgresql", "redis")
+    if long:
+        await fail(mortal_redis, "redis", "postgresql")
