@@ -165,11 +165,13 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
         states: how many rows are in each state; states without rows may be left out.
         oldest_due: wall seconds since when the oldest queued letter has been due; None: nothing waits.
         doubled: letters that more than one receipt came for.
+        troubles: sentences about what the store has lost.
     """
 
     states: Mapping[State, int]
     oldest_due: float | None = None
     doubled: int = 0
+    troubles: tuple[str, ...] = ()
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
@@ -31,6 +32,7 @@ _NOT_NOW: Final = frozenset(
 )
 """Refused before anything was done; may be otherwise later, or when a person has seen to it."""
 _ELSEWHERE: Final = frozenset({"MOVED", "READONLY"})
+_MISTYPED: Final = "WRONGTYPE"
 
 _TOUCH: Final = "#!lua flags=allow-oom\nredis.call('SET', KEYS[1], '', 'PX', 1)"
 
@@ -47,6 +49,17 @@ type ScriptCall = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments."""
 
 
+class Ask(Protocol):
+    """See `Client.ask`."""
+
+    async def __call__(self, *commands: Command, tolerant: bool = False) -> list[Any]:
+        """Send commands together; the answers."""
+
+
+async def _look_at_nothing(_: Ask) -> None:
+    pass
+
+
 class Client:
     """See the module. Opened by `open_client`.
 
@@ -56,6 +69,7 @@ class Client:
         prefix: of all keys.
         wait: how many replicas must confirm a write.
         on_message: called on each message of the channel, and on each new connection: some may not have been heard.
+        on_connect: called with the `ask` of each new connection, before anybody else may use that.
     """
 
     def __init__(self, address: Address, nursery: trio.Nursery, channel: str | None) -> None:
@@ -65,13 +79,23 @@ class Client:
         self._nursery = nursery
         self._channel = channel
         self.on_message: Callable[[], None] = lambda: None
+        self.on_connect: Callable[[Ask], Awaitable[None]] = _look_at_nothing
         self._wire: Wire | None = None
         self._why: str | None = None
         self._changed = trio.Event()
         self._doubts = self._settled = 0
 
-    async def ask(self, *commands: Command) -> list[Any]:
+    @property
+    def address(self) -> Address:
+        """Of the server that is used, or was last tried."""
+        return self._address
+
+    async def ask(self, *commands: Command, tolerant: bool = False) -> list[Any]:
         """Send commands together; the answers. A cancelled caller's commands may be done.
+
+        Args:
+            commands: at least one.
+            tolerant: a key of another type than the command's answers None, and does not stop the others.
 
         Raises:
             StoreError: of the first that the server refused; the others may have been done.
@@ -79,10 +103,15 @@ class Client:
         wire = self._wire
         if wire is None or wire.broken is not None:
             wire = await self._wait_for_wire()
+        return await self._ask(wire, *commands, tolerant=tolerant)
+
+    async def _ask(self, wire: Wire, *commands: Command, tolerant: bool = False) -> list[Any]:
         answers = await wire.ask(*commands)
-        for answer in answers:
+        for number, answer in enumerate(answers):
             if isinstance(answer, ReplyError):
-                raise self._translated(answer, wire)
+                if not tolerant or not str(answer).startswith(_MISTYPED):
+                    raise self._translated(answer, wire, commands[number])
+                answers[number] = None
         return answers
 
     async def run(self, script: Script, keys: Sequence[str], *arguments: Any) -> Any:  # noqa: ANN401  # what a script takes and says
@@ -109,12 +138,12 @@ class Client:
         self._check_confirmed(answers[len(calls) :], doubts)
         return answers[: len(calls)]
 
-    async def ask_confirmed(self, *commands: Command) -> list[Any]:
+    async def ask_confirmed(self, *commands: Command, tolerant: bool = False) -> list[Any]:
         """As `ask`. What it finds is no less safe than what was committed: a write may be there unconfirmed."""
         if self._doubts == self._settled:
-            return await self.ask(*commands)
+            return await self.ask(*commands, tolerant=tolerant)
         doubts, more = self._doubts, self._confirmation()
-        answers = await self.ask(*commands, *more)
+        answers = await self.ask(*commands, *more, tolerant=tolerant)
         self._check_confirmed(answers[len(commands) :], doubts)
         return answers[: len(commands)]
 
@@ -124,7 +153,7 @@ class Client:
             return ()
         # A connection waits for its own writes alone. What is in doubt may have been written on one that is lost.
         touch = () if self._doubts == self._settled else (("EVAL", _TOUCH, 1, f"{self.prefix}touch"),)
-        return *touch, ("WAIT", self.wait, int(self._address.timeout * 800))
+        return *touch, ("WAIT", self.wait, int(self._address.timeout * 500))
 
     def _check_confirmed(self, answers: Sequence[Any], doubts: int) -> None:
         """Raise when too few replicas confirmed; else what was in doubt before, `doubts` writes, is so no more."""
@@ -189,11 +218,12 @@ class Client:
             self._nursery.start_soon(wire.run)
             try:
                 elsewhere = await self._greet(wire)
+                if elsewhere is None:
+                    await self.on_connect(partial(self._ask, wire))
+                    return wire
             except BaseException:
                 wire.break_off("not let in")
                 raise
-            if elsewhere is None:
-                return wire
             wire.break_off("another server of the cluster has our keys")
             self._address = self._address.moved(elsewhere)
         raise StoreUnavailable(f"{self._address} sends us on and on; is the cluster being changed?")
@@ -215,6 +245,8 @@ class Client:
             return str(key).split()[2]
         if isinstance(hello, ReplyError):
             raise StoreRefused(f"{address} does not let us in: {hide(str(hello))}")
+        if hello.get(b"mode") == b"sentinel":
+            raise StoreRefused(f"{address} is a Sentinel, which keeps no mails; name the primary that it watches")
         if hello.get(b"role") == b"replica":
             raise StoreUnavailable(f"{address} is a replica, which takes no writes; name the primary")
         for answer in (*others[: bool(address.database)], key):  # without its channel a queue only looks less often
@@ -235,21 +267,18 @@ class Client:
         self._changed.set()
         self._changed = trio.Event()
 
-    def _translated(self, error: ReplyError, wire: Wire) -> StoreError:
+    def _translated(self, error: ReplyError, wire: Wire, command: Command = ()) -> StoreError:
         """What an error of the server means. Those that are known were told before anything was done."""
         code = str(error).partition(" ")[0]
         text = f"{self._address}: {hide(str(error))}"
         if code in _ELSEWHERE:
             wire.break_off(text)  # to look for who can; a name may mean another server by now
-        if code == "OOM":
-            return StoreFull(text)
-        if code == "NOSCRIPT":
-            return _UnknownScript(text)
-        if code == "LOADING":
-            return _Loading(text)
-        if code in _NOT_NOW:
-            return StoreUnavailable(text)
-        return StoreError(text)
+        if code == _MISTYPED:
+            key = command[1] if command and command[0] != "EVALSHA" else f"a key that begins with {self.prefix}"
+            text += f"; somebody else wrote to {key}: restore it from a backup, or begin anew with another ?prefix="
+        if code == "NOPERM":
+            text += f"; we need all commands on all keys that begin with {self.prefix}"
+        return _MEANINGS.get(code, StoreError)(text)
 
 
 class _UnknownScript(StoreError):
@@ -258,6 +287,17 @@ class _UnknownScript(StoreError):
 
 class _Loading(StoreUnavailable):
     """The server was started and reads its files; that ends by itself."""
+
+
+_MEANINGS: Final[Mapping[str, Callable[[str], StoreError]]] = {
+    **dict.fromkeys(_NOT_NOW, StoreUnavailable),
+    "LOADING": _Loading,
+    "NOSCRIPT": _UnknownScript,
+    "OOM": StoreFull,
+    "NOPERM": StoreRefused,
+    _MISTYPED: StoreRefused,
+}
+"""Of the server's errors, by their first word."""
 
 
 @asynccontextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 import msgspec
+import structlog
 
 from postman.backends import rows
 from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
 from postman.backends.redis.clock import ServerClock
+from postman.backends.redis.ledger_rows import Found
 from postman.errors import NewerRow
 from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
@@ -24,6 +26,7 @@ PAGE: Final = 100
 SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
 
+_log = structlog.get_logger()
 _used = msgspec.msgpack.Decoder(rows.Used)
 _pauses = msgspec.msgpack.Decoder(Pause)
 _instances = msgspec.msgpack.Decoder(Instance)
@@ -56,6 +59,12 @@ class RedisLists:
         """The key of a letter."""
         return self.key(f"letter:{id}")
 
+    async def fetch(self, ids: Sequence[Id], more: Literal["b", "l"] = "l") -> tuple[Mapping[Id, Found], Now]:
+        """What there is of letters, with their bodies or labels; and the time."""
+        letters = (("HMGET", self.letter(id), "v", "r", more) for id in ids)
+        *read, time = await self._client.ask_confirmed(*letters, ("TIME",), tolerant=True)
+        return {id: shelf.found(values) for id, values in zip(ids, read, strict=True)}, self.now(time)
+
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`. The smallest index is read, newest first; what else is asked for is looked at."""
         labels = {shelf.hash_of(label) for label in rows.labels_of(filter)}
@@ -71,10 +80,10 @@ class RedisLists:
             if not ids:
                 break
             after = ids[-1]
-            read = await self._client.ask(*(("HMGET", self.letter(id), "r", "l") for id in ids))
-            for id, (encoded, joined) in zip(ids, read, strict=True):
-                row = rows.decoded(id, encoded) if encoded else None
-                if row is not None and rows.matches(row, filter) and labels <= set(shelf.hashes_of(joined)):
+            read, _ = await self.fetch(ids)
+            for id, (_, stored, joined) in read.items():
+                row = None if stored is None else rows.decoded(id, stored)
+                if row is not None and rows.matches(row, filter) and labels <= set(shelf.hashes_of(joined or b"")):
                     found.append(row)
         return found[:limit]
 
@@ -111,43 +120,56 @@ class RedisLists:
 
     async def _rows(self, found: Sequence[bytes]) -> tuple[Row, ...]:
         ids = [_id(id) for id in found]
-        read = await self._client.ask(*(("HGET", self.letter(id), "r") for id in ids)) if ids else []
-        return tuple(
-            row for id, encoded in zip(ids, read, strict=True) if encoded and (row := rows.decoded(id, encoded))
-        )
+        if not ids:
+            return ()
+        read, _ = await self.fetch(ids)
+        gone = [id for id, letter in read.items() if letter.row is None]
+        if gone:
+            _log.error("mails are gone from Redis, though Postman did not delete them", mails=gone)
+            await self._forget([(id, read[id], None) for id in gone])  # else they would stand in the way of others
+        stored = ((id, letter.row) for id, letter in read.items())
+        return tuple(row for id, encoded in stored if encoded is not None and (row := rows.decoded(id, encoded)))
 
     async def sweep(self, retention: float, key_retention: float, limit: int) -> int:
         """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
         [time] = await self._client.ask(("TIME",))
         wall = self.now(time).wall
         [found] = await self._client.ask(self._until(shelf.ENDED, wall - retention, limit))
-        ids = [_id(id) for id in found]
-        read = await self._client.ask(*(("HMGET", self.letter(id), "v", "r", "l") for id in ids)) if ids else []
-        forgets = []
-        for id, (version, encoded, joined) in zip(ids, read, strict=True):
+        read, _ = await self.fetch([_id(id) for id in found])
+        forgotten = []
+        for id, letter in read.items():
             try:
-                row = rows.read(id, encoded) if encoded else None
+                row = rows.read(id, letter.row) if letter.row is not None else None
             except NewerRow:
                 continue
             if row is None or (row.state.ended and row.since <= wall - retention):  # else it was replayed meanwhile
-                arguments = shelf.forget_arguments(id, version or b"", row, joined or b"")
-                forgets.append(([self.letter(id)], [self._client.prefix, *arguments]))
-        swept = sum(await self._client.commit_all(scripts.FORGET, forgets)) if forgets else 0
+                forgotten.append((id, letter, row))
+        swept = await self._forget(forgotten)
         keys = [self.key("keys"), self.key("keyed")]
-        keyed: int = await self._client.commit(scripts.FORGET_KEYS, keys, wall - key_retention, limit - len(ids))
+        keyed: int = await self._client.commit(scripts.FORGET_KEYS, keys, wall - key_retention, limit - len(read))
         return swept + keyed
+
+    async def _forget(self, letters: Sequence[tuple[Id, Found, Row | None]]) -> int:
+        calls = [
+            ([self.letter(id)], [self._client.prefix, *shelf.forget_arguments(id, letter, row)])
+            for id, letter, row in letters
+        ]
+        return sum(await self._client.commit_all(scripts.FORGET, calls)) if calls else 0
 
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`. The server knows how large its indices are."""
-        *sizes, doubled, put, unput = await self._client.ask(
-            *(("ZCARD", self.key(shelf.index_of_state(state))) for state in State),
-            ("ZCARD", self.key(shelf.DOUBLED)),
+        *sizes, put, unput, _, _, time = await self._client.ask(
+            *(("ZCARD", self.key(name)) for name in shelf.EVERYWHERE),  # the others as well: whether they are ours yet
             *(("ZRANGE", self.key(name), 0, 0, "WITHSCORES") for name in (shelf.PUT, shelf.UNPUT)),
+            ("HLEN", self.key("keys")),
+            ("ZCARD", self.key("keyed")),
+            ("TIME",),
         )
-        wall = self.now().wall
+        wall = self.now(time).wall
         dues = [due for _, due in (*put, *unput) if due <= wall]
-        states = {state: size for state, size in zip(State, sizes, strict=True) if size}
-        return LedgerStatistics(states, min(dues, default=None), doubled)
+        counts = dict(zip(shelf.EVERYWHERE, sizes, strict=True))
+        states = {state: size for state in State if (size := counts[shelf.index_of_state(state)])}
+        return LedgerStatistics(states, min(dues, default=None), counts[shelf.DOUBLED])
 
     async def enrol(self, instance: Instance) -> Sequence[Instance]:
         """See `Ledger.enrol`."""
@@ -190,4 +212,4 @@ class RedisLists:
 
 
 def _id(found: bytes) -> Id:
-    return Id(found.decode())
+    return Id(found.decode(errors="replace"))

@@ -43,6 +43,28 @@ class Known(NamedTuple):
     body: bytes | None = None
 
 
+class Found(NamedTuple):
+    """The bytes that the server has of a letter.
+
+    Attributes:
+        version: empty: none that could be one.
+        row: empty: damaged; None: there is no letter.
+        more: its body or its labels.
+    """
+
+    version: bytes
+    row: bytes | None
+    more: bytes | None
+
+
+def found(values: Sequence[bytes | None] | None) -> Found:
+    """What the fields `v`, `r` and another one say; None: the key holds no letter, but something else."""
+    version, row, more = values or (b"", b"", b"")
+    if version is None and row is None:
+        return Found(b"", None, more)
+    return Found(version, row or b"", more) if version and version.isdigit() else Found(version or b"", b"", more)
+
+
 class Snapshot:
     """See `postman.backends.rows.Present`.
 
@@ -148,10 +170,11 @@ def key_arguments(used: UsedKey) -> list[Any]:
     return [field_of_key(used.client, used.key), value, used.at]
 
 
-def forget_arguments(id: Id, version: bytes, row: Row | None, labels: bytes) -> list[Any]:
+def forget_arguments(id: Id, letter: Found, row: Row | None) -> list[Any]:
     """For the script FORGET, behind the prefix. Where a damaged row stood for its client is not known."""
     client = [index_of_client(row.client)] if row else []
-    return [id, version, *EVERYWHERE, *client, *(index_of_label(hash) for hash in hashes_of(labels))]
+    labels = [index_of_label(hash) for hash in hashes_of(letter.more or b"")]
+    return [id, letter.version, *EVERYWHERE, *client, *labels]
 
 
 def _flat(found: Mapping[str, float]) -> Sequence[Any]:

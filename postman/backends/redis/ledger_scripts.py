@@ -2,6 +2,9 @@
 
 Keys that are made of a letter's id, a client or a label are not declared, since only the letter tells which they are;
 all begin with the same prefix in braces, so a cluster has them in one place.
+
+A script that fails leaves what it did before. So indices, where somebody else may have written, come first, and what
+makes a change true comes last and cannot fail; an index that names a letter too much is harmless.
 """
 
 from __future__ import annotations
@@ -31,19 +34,17 @@ for letter = 1, letters do
   seen[id], first[letter] = true, at
   at = at + 5 + 2 * ARGV[at + 4]
 end
-for letter = 1, letters do
-  local i = first[letter]
-  local id = ARGV[i]
-  redis.call('HSET', prefix .. 'letter:' .. id, 'v', 1, 'r', ARGV[i + 1], 'b', ARGV[i + 2], 'l', ARGV[i + 3])
+for _, i in ipairs(first) do
   for place = i + 5, i + 3 + 2 * ARGV[i + 4], 2 do
-    redis.call('ZADD', prefix .. ARGV[place], ARGV[place + 1], id)
+    redis.call('ZADD', prefix .. ARGV[place], ARGV[place + 1], ARGV[i])
   end
 end
-if field ~= '' then
-  redis.call('HSET', KEYS[7], field, ARGV[4])
-  redis.call('ZADD', KEYS[8], ARGV[5], field)
-end
+if field ~= '' then redis.call('ZADD', KEYS[8], ARGV[5], field) end
 if at <= #ARGV then put_notes(clock(ARGV[2]), at) end
+for _, i in ipairs(first) do
+  redis.call('HSET', prefix .. 'letter:' .. ARGV[i], 'v', 1, 'r', ARGV[i + 1], 'b', ARGV[i + 2], 'l', ARGV[i + 3])
+end
+if field ~= '' then redis.call('HSET', KEYS[7], field, ARGV[4]) end
 return {'accepted'}
 """
 )
@@ -55,11 +56,11 @@ SWAP: Final = Script(
 -- leaves, their names, then name and score of those where it is now. Returns the new version; 0: somebody was faster.
 local prefix, id = ARGV[1], ARGV[2]
 if redis.call('HGET', KEYS[1], 'v') ~= ARGV[3] then return 0 end
+local left = tonumber(ARGV[6])
+for i = 7 + left, #ARGV, 2 do redis.call('ZADD', prefix .. ARGV[i], ARGV[i + 1], id) end
+for i = 7, 6 + left do redis.call('ZREM', prefix .. ARGV[i], id) end
 redis.call('HSET', KEYS[1], 'r', ARGV[4])
 if ARGV[5] == '1' then redis.call('HDEL', KEYS[1], 'b') end
-local left = tonumber(ARGV[6])
-for i = 7, 6 + left do redis.call('ZREM', prefix .. ARGV[i], id) end
-for i = 7 + left, #ARGV, 2 do redis.call('ZADD', prefix .. ARGV[i], ARGV[i + 1], id) end
 return redis.call('HINCRBY', KEYS[1], 'v', 1)
 """
 )
@@ -67,9 +68,11 @@ return redis.call('HINCRBY', KEYS[1], 'v', 1)
 FORGET: Final = Script(
     CONSUMES
     + """
--- KEYS: the letter. ARGV: prefix, id, the version that was read, names of all places. Returns whether it was deleted.
-if redis.call('HGET', KEYS[1], 'v') ~= ARGV[3] then return 0 end
-for i = 4, #ARGV do redis.call('ZREM', ARGV[1] .. ARGV[i], ARGV[2]) end
+-- KEYS: the letter. ARGV: prefix, id, the version that was read or nothing, names of all places. Returns whether it was
+-- deleted. What somebody else wrote has no version, and a place where somebody else wrote is left as it is.
+local version = redis.pcall('HGET', KEYS[1], 'v')
+if (type(version) == 'string' and version or '') ~= ARGV[3] then return 0 end
+for i = 4, #ARGV do redis.pcall('ZREM', ARGV[1] .. ARGV[i], ARGV[2]) end
 return redis.call('DEL', KEYS[1])
 """
 )

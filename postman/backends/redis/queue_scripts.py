@@ -52,13 +52,13 @@ _LEASES = (
     CLOCK
     + """
 local function parts(lease)  -- serial number of the lease : lane : due : serial number of the note, note
-  return string.match(lease, '^%x+:(%d):([^:]+):(.*)$')
+  return string.match(lease, '^%x+:([012]):([^:]+):(.*)$')
 end
-local function show_again(now)  -- what was leased for too long, in its old place
+local function show_again(now)  -- what was leased for too long, in its old place; what is no lease of ours goes
   for _, lease in ipairs(redis.call('ZRANGE', KEYS[4], '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)) do
     local lane, due, entry = parts(lease)
     redis.call('ZREM', KEYS[4], lease)
-    redis.call('ZADD', KEYS[lane + 1], due, entry)
+    if lane then redis.pcall('ZADD', KEYS[lane + 1], due, entry) end
   end
 end
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import hiredis
@@ -83,7 +83,8 @@ class Wire:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.broken is not None:
             raise StoreUnavailable(self.broken)
-        question = _Question(trio.lowlevel.current_task(), commands)
+        data = b"".join(map(hiredis.pack_command, commands))  # here, so that what cannot be packed breaks no wire
+        question = _Question(trio.lowlevel.current_task(), data, len(commands))
         self._unsent.append(question)
         self._something.set()
 
@@ -105,9 +106,8 @@ class Wire:
             if not self._asked and batch:
                 self._patience.deadline = batch[0].deadline
             self._asked += batch
-            data = b"".join(hiredis.pack_command(command) for question in batch for command in question.commands)
-            if data:
-                await self._stream.send_all(data)
+            if batch:
+                await self._stream.send_all(b"".join(question.data for question in batch))
 
     async def _receive(self) -> None:
         while True:
@@ -134,19 +134,20 @@ class Wire:
 class _Question:
     """Commands of one task, and the answers that came."""
 
-    __slots__ = ("answers", "commands", "deadline", "task")
+    __slots__ = ("answers", "data", "deadline", "task", "wanted")
 
-    def __init__(self, task: trio.lowlevel.Task, commands: Sequence[Command]) -> None:
+    def __init__(self, task: trio.lowlevel.Task, data: bytes, wanted: int) -> None:
         self.task: trio.lowlevel.Task | None = task
         """None: nobody waits any more."""
-        self.commands = commands
+        self.data = data
+        self.wanted = wanted
         self.answers: list[Any] = []
         self.deadline = 0.0
 
     def take(self, answer: Any) -> bool:  # noqa: ANN401  # whatever the server says
         """Take an answer; whether it was the last."""
         self.answers.append(answer)
-        if len(self.answers) < len(self.commands):
+        if len(self.answers) < self.wanted:
             return False
         if self.task is not None:
             trio.lowlevel.reschedule(self.task, outcome.Value(self.answers))

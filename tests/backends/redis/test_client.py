@@ -138,7 +138,9 @@ async def test_scripts_are_loaded_again_when_the_server_has_lost_them(redis: Add
         ("TRYAGAIN Multiple keys request during rehashing of slot", StoreUnavailable),
         ("NOAUTH Authentication required.", StoreUnavailable),
         ("OOM command not allowed when used memory > 'maxmemory'.", StoreFull),
-        ("WRONGTYPE Operation against a key holding the wrong kind of value", StoreError),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", StoreRefused),
+        ("NOPERM User ann has no permissions to run the 'evalsha' command", StoreRefused),
+        ("ERR something else", StoreError),
     ],
 )
 async def test_each_error_of_the_server_has_its_meaning(said: str, error: type[StoreError]) -> None:

@@ -33,14 +33,19 @@ VISIBILITY_TIMEOUT = 60.0
 def under(address: Address, clock: MockClock) -> QueueUnderTest:
     """The queue by the clock of the loop, which also decides when a lease of the server is over."""
 
+    opened: list[RedisQueue] = []
+
     @asynccontextmanager
     async def open_it() -> AsyncGenerator[Queue]:
         async with redis_queue(address, VISIBILITY_TIMEOUT, trio.current_time) as queue:
+            opened.append(queue)
             yield queue
 
     async def wait(seconds: float) -> None:
         clock.jump(seconds)
-        await trio.testing.wait_all_tasks_blocked(0.02)  # the server is no task
+        await trio.testing.wait_all_tasks_blocked()
+        while opened[-1]._client._wire._asked:  # type: ignore[union-attr]  # connected; the server is no task
+            await trio.testing.wait_all_tasks_blocked(0.001)
 
     return QueueUnderTest(open_it, VISIBILITY_TIMEOUT, wait)
 

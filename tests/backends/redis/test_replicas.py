@@ -25,7 +25,8 @@ from postman.testing.standing_clock import StandingClock
 from postman.testing.tcp_proxy import open_proxy
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
-TIMEOUT = 0.5
+TIMEOUT = 0.8
+"""Seconds; half of them are waited for replicas."""
 
 
 @pytest.fixture
