@@ -189,30 +189,27 @@ async def _live(house: House, orders: Orders, task_status: trio.TaskStatus[str])
     """Serve and deliver until told to stop, and until what is in hand has ended."""
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as parts:
-            working = await parts.start(_work, house)
             await parts.start(house.server.serve, house.app)
+            working = trio.CancelScope()
             beside.start_soon(_end, house, orders, working)
             beside.start_soon(house.pulse.run)
             orders.opened(lambda: house.grace, partial(beside.start_soon, _reload, house))
+            parts.start_soon(_work, house, working)  # last: what is in hand when the end is asked for has its grace
             names = [carrier.name for carrier in house.postbox.carriers]
             _log.info("ready", url=house.server.url, providers=names)
             task_status.started(house.server.url)
         beside.cancel_scope.cancel()
 
 
-async def _work(
-    house: House,
-    *,
-    task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Workers, clerk and watch, until the scope that is handed out is cancelled and the last delivery has ended."""
-    async with trio.open_nursery() as nursery:
-        for number in range(house.workers):
-            nursery.start_soon(work, number, house.postbox, house.queue, house.delivery, house.guard, house.room)
-        if house.workers:  # who only takes mail has less to hold, and less to do, than who delivers it
-            nursery.start_soon(house.clerk.run)
-        nursery.start_soon(house.office.watch)
-        task_status.started(nursery.cancel_scope)
+async def _work(house: House, until: trio.CancelScope) -> None:
+    """Workers, clerk and watch, until the scope is cancelled and the last delivery has ended."""
+    with until:
+        async with trio.open_nursery() as nursery:
+            for number in range(house.workers):
+                nursery.start_soon(work, number, house.postbox, house.queue, house.delivery, house.guard, house.room)
+            if house.workers:  # who only takes mail has less to hold, and less to do, than who delivers it
+                nursery.start_soon(house.clerk.run)
+            nursery.start_soon(house.office.watch)
 
 
 async def _end(house: House, orders: Orders, working: trio.CancelScope) -> None:
