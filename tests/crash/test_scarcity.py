@@ -86,6 +86,41 @@ def test_a_look_up_or_a_connection_that_cannot_be_begun_is_surely_not_accepted_a
     assert cure in done.stdout
 
 
+WITHOUT_PORTS = """\
+import fcntl, os, socket, struct, sys
+from pathlib import Path
+import trio
+from postman.connection import Origin, open_connection
+from postman.errors import ProviderUnavailable
+
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
+try:
+    os.unshare(os.CLONE_NEWNET)  # a network of its own
+    with socket.socket() as any:
+        fcntl.ioctl(any, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text("40000 40000")
+except OSError as error:
+    sys.exit(f"not here: {error}")
+
+async def main():
+    vendor = socket.create_server(("127.0.0.1", 9))
+    await open_connection(Origin("127.0.0.1", 9, None), 3)
+    try:
+        await open_connection(Origin("127.0.0.1", 9, None), 3)
+    except ProviderUnavailable as error:
+        print(error)
+
+trio.run(main)
+"""
+
+
+def test_a_connection_for_which_no_port_is_left_is_surely_not_accepted_and_names_the_cure() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PORTS], capture_output=True, text=True, check=False)
+    if "not here" in done.stderr:
+        pytest.skip("this user may not have a network of its own")
+    assert "no local port is free: widen net.ipv4.ip_local_port_range" in done.stdout
+
+
 @pytest.mark.parametrize(("log", "mails"), [("a pipe that nobody reads", 1_200), ("/dev/full", 100)])
 async def test_a_log_that_cannot_be_written_stops_no_mail_and_status_says_so(
     tmp_path: Path, toml: Callable[..., str], log: str, mails: int
