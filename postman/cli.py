@@ -1,55 +1,65 @@
-"""The command line. Exit codes: 0 good, 1 not well or failed, 2 wrong use or configuration, 3 no service answers."""
+"""The command line.
+
+What a command ends with: 0 good; 1 not well, or failed: another try may be luckier; 2 wrong use, or a configuration,
+port or store that cannot be used: it will fail again until a person has changed something; 3 no service answers.
+"""
 
 from __future__ import annotations
 
 import importlib
 import signal
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from postman import registry
 from postman.client import Unreachable
-from postman.errors import ConfigError, PostmanError, leaf
+from postman.errors import ConfigError, PostmanError, StoreRefused, leaf
+from postman.plugin_directory import add_directory
 
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
-BACKROOM = ("serve", "demo", "check", "plugins", "export", "import", "key")
-COUNTER = (
-    "status",
-    "send",
-    "mail",
-    "release",
-    "discard",
-    "settle",
-    "replay",
-    "cancel",
-    "pause",
-    "resume",
-    "reload",
-)
+MODULES = {
+    "serve": "backroom",
+    "demo": "backroom",
+    "check": "workshop",
+    "plugins": "workshop",
+    "key": "workshop",
+    "export": "porter",
+    "import": "porter",
+    "status": "counter",
+    "send": "counter",
+    "mail": "counter",
+    "release": "counter",
+    "discard": "counter",
+    "settle": "counter",
+    "replay": "counter",
+    "cancel": "counter",
+    "pause": "counter",
+    "resume": "counter",
+    "reload": "counter",
+}
+"""The commands, each with its module."""
 
 
 class _Commands(click.Group):
-    """Imports the commands when one is asked for: a question to a service needs no server, and starts in a blink."""
+    """Imports a command when it is asked for: a question to a service needs no server, and starts in a blink."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's
-        return [*BACKROOM, *COUNTER]
+        return list(MODULES)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's
-        if name not in BACKROOM + COUNTER:
+        if name not in MODULES:
             return None
         if name == "serve":  # until it can obey a SIGHUP, which takes half a second, that must not end it
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        module = importlib.import_module(f"postman.{'counter' if name in COUNTER else 'backroom'}")
+        module = importlib.import_module(f"postman.{MODULES[name]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == name)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(version("postman-mail"), prog_name="postman")
+@click.version_option(package_name="postman-mail", prog_name="postman")
 @click.option(
     "--plugins",
     envvar="POSTMAN_PLUGINS",
@@ -62,7 +72,7 @@ def postman(plugins: Path | None) -> None:
     The API key of commands that ask a running service is taken from POSTMAN_KEY.
     """
     if plugins:
-        registry.add_directory(plugins)
+        add_directory(plugins)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +97,6 @@ def _tell(error: BaseException) -> int | None:
             return WRONG_USE if isinstance(error, click.UsageError) else FAILED
         case PostmanError():
             click.echo(str(error), err=True)
-            return {ConfigError: WRONG_USE, Unreachable: NO_SERVICE}.get(type(error), FAILED)
+            return {ConfigError: WRONG_USE, StoreRefused: WRONG_USE, Unreachable: NO_SERVICE}.get(type(error), FAILED)
         case _:
             return None

@@ -76,6 +76,9 @@ class Kind[S: msgspec.Struct, T]:
     features: frozenset[str] = field(default_factory=frozenset)
 
 
+ONLY_FAKES = "Only fake providers are configured: nothing is delivered. Add a real [[provider]] to postman.toml."
+"""What a person is told when no provider delivers."""
+
 FEATURES = (
     "text",
     "html",

@@ -23,6 +23,9 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     help="The configuration.",
 )
+bind_option = click.option(
+    "--bind", envvar="POSTMAN_BIND", metavar="HOST:PORT", help="Listen here.  [default: from --config]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -42,7 +45,12 @@ def url_of(config: Path) -> str:
     """Where the service of this postman.toml listens, seen from this machine."""
     if not config.exists():
         return "http://127.0.0.1:8901"
-    host, port = split_port(load(config, bind=os.environ.get("POSTMAN_BIND")).config.http.bind)
+    return url_at(load(config, bind=os.environ.get("POSTMAN_BIND")).config.http.bind)
+
+
+def url_at(bind: str) -> str:
+    """Where a service that listens at `bind` is asked from this machine."""
+    host, port = split_port(bind)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nothing is bound
     return http_url(host, port)
 

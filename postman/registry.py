@@ -7,8 +7,6 @@ ConfigError that names the plugin and the cure.
 
 from __future__ import annotations
 
-import site
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,22 +62,6 @@ class Setup:
     ledger: Configured
     queues: tuple[Configured, ...]
     providers: tuple[ConfiguredProvider, ...]
-
-
-def add_directory(directory: Path) -> None:
-    """Let plugins be found in `directory` (as `pip install --target DIR` fills it), behind what is installed.
-
-    Raises:
-        ConfigError: it is no directory, or everybody may write it or anything in it: plugins run with our rights.
-    """
-    if not directory.is_dir():
-        raise ConfigError(f"{directory}: there is no such directory of plugins")
-    for path in (directory, *directory.rglob("*")):
-        if path.name == ".lock":  # uv leaves it for everybody; nobody reads it
-            continue
-        if path.exists() and path.stat().st_mode & stat.S_IWOTH:
-            raise ConfigError(f"{path}: everybody may write this directory of plugins; run: chmod -R o-w {directory}")
-    site.addsitedir(str(directory.absolute()))
 
 
 def discover(group: str) -> dict[str, tuple[EntryPoint, ...]]:

@@ -7,8 +7,6 @@ is written against hypercorn 0.18, quart-trio 0.13 and h11 0.16.
 from __future__ import annotations
 
 import contextlib
-import errno
-import socket
 from functools import partial
 
 import msgspec
@@ -21,9 +19,8 @@ from hypercorn.typing import ASGIFramework
 
 from postman.config import Http
 from postman.conversation import Conversation
-from postman.errors import ConfigError
 from postman.framing import Load
-from postman.host import http_url, split_port
+from postman.host import http_url
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -46,35 +43,6 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     cut: int
 
 
-async def open_listeners(bind: str, place: str = "http.bind") -> list[trio.SocketListener]:
-    """Listen on `bind`, "HOST:PORT" or "[IPv6]:PORT"; port 0 takes any free one. `place` says who wants that.
-
-    Raises:
-        ConfigError: it cannot be; the text names the cure.
-    """
-    try:
-        host, port = split_port(bind)
-    except ValueError as error:
-        raise ConfigError(f"{place} {error}") from None
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"{place}: {_cure(error)}") from error
-
-
-def _cure(error: OSError | UnicodeError) -> str:
-    match getattr(error, "errno", None):
-        case errno.EADDRINUSE:
-            return "this port is in use; stop the other program, or choose another port"
-        case errno.EACCES:
-            return "this port needs privileges; choose another port, from 1024 upwards"
-        case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
-            return "not an address of this machine; choose 127.0.0.1, or see `ip address`"
-    if isinstance(error, socket.gaierror | UnicodeError):
-        return "not an address of this machine, and no name that leads to one; choose 127.0.0.1, or see `ip address`"
-    return f"cannot listen here: {error}"
-
-
 class Server:
     """Serves one ASGI application over HTTP/1.1.
 
@@ -82,7 +50,7 @@ class Server:
     run: whoever makes the application has opened what it needs.
 
     Args:
-        listeners: from `open_listeners`; `serve` closes them.
+        listeners: from `postman.listeners`; `serve` closes them.
         http: the limits.
 
     Attributes:

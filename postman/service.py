@@ -30,6 +30,7 @@ from postman.guard import Guard
 from postman.intake import Intake
 from postman.keyring import Keyring
 from postman.ledger import Ledger
+from postman.listeners import open_listeners
 from postman.lookups import Lookups
 from postman.office import Office
 from postman.orders import Orders
@@ -40,7 +41,7 @@ from postman.registry import Setup, set_up
 from postman.reload import Reloader, in_time
 from postman.room import Room
 from postman.roster import Roster
-from postman.server import Server, open_listeners
+from postman.server import Server
 from postman.stores import open_stores, refuse_part
 from postman.wall import work_of
 from postman.wire import ClientFactory

@@ -18,13 +18,14 @@ import pytest
 from postman.cli import main
 from postman.config import load
 from postman.errors import ConfigError
+from postman.kind import ONLY_FAKES
 
 FAKE = '[[provider]]\nname = "primary"\nplugin = "fake"\n'
 
 
 def configured(directory: Path, text: str = FAKE) -> list[str]:
     path = directory / "postman.toml"
-    path.write_text(text)
+    path.write_text(text if "[http]" in text else f'{text}[http]\nbind = "127.0.0.1:0"\n')
     path.chmod(0o600)
     return ["--config", str(path)]
 
@@ -68,6 +69,23 @@ def test_a_wrong_configuration_ends_with_2_and_is_told_without_a_traceback(comma
     assert ended.stderr.startswith(f"{tmp_path}/nothing.toml does not exist")
 
 
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_place_that_is_not_there_or_a_port_in_use_ends_with_2(command: str, tmp_path: Path) -> None:
+    ended = ran(command, *configured(tmp_path, FAKE + '[ledger]\nurl = "sqlite:data/postman.db"\n'))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"postman.toml: [ledger]: url: there is no directory {tmp_path}/data; make it, or name another\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as another_program:
+        another_program.settimeout(0)
+        bind = f"127.0.0.1:{another_program.getsockname()[1]}"
+        ended = ran(command, *configured(tmp_path), POSTMAN_BIND=bind)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"--bind {bind} (or POSTMAN_BIND): this port is in use; stop the other program, or choose another port\n"
+    )
+
+
 def test_check_refuses_a_pair_of_stores_that_serve_would_refuse(tmp_path: Path) -> None:
     text = FAKE + '[ledger]\nurl = "memory:"\n[queue]\nurl = "sqlite:postman.db"\n'
     ended = ran("check", *configured(tmp_path, text))
@@ -77,12 +95,21 @@ def test_check_refuses_a_pair_of_stores_that_serve_would_refuse(tmp_path: Path) 
 
 def test_check_opens_nothing(tmp_path: Path) -> None:
     ended = ran("check", *configured(tmp_path, FAKE + 'settings = { file = "sent.jsonl" }\n'))
-    assert ended.stdout.split() == ["primary", "good", "configured"]
+    assert ended.returncode == 0
+    assert [line.split() for line in ended.stdout.splitlines()] == [
+        ["primary", "good", "configured"],
+        ONLY_FAKES.split(),
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["postman.toml"]
 
 
+def test_check_live_is_not_content_with_fakes_as_status_is_not(tmp_path: Path) -> None:
+    ended = ran("check", "--live", *configured(tmp_path))
+    assert ended.returncode == 1
+    assert ended.stdout.splitlines()[1] == ONLY_FAKES
+
+
 def test_check_live_asks_each_provider_and_ends_with_1_when_one_is_not_well(tmp_path: Path) -> None:
-    assert ran("check", "--live", *configured(tmp_path)).returncode == 0
     text = (
         f'{FAKE}[[provider]]\nname = "real"\nplugin = "sendgrid"\n'
         'settings = { api-key = { env = "A_KEY" }, base-url = "http://127.0.0.1:1" }\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,11 +26,12 @@ from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring, new_key
 from postman.ledger import Call, Claim
+from postman.listeners import open_listeners
 from postman.mail import Id
 from postman.options import url_of
 from postman.query import MOST
 from postman.row import End, EndKind, Row, Verb
-from postman.server import Server, open_listeners
+from postman.server import Server
 from postman.testing.letters import a_letter
 
 POST = "send --from shop@example.com --to ann@example.org --subject Hello --text Body"
@@ -379,6 +381,19 @@ def test_a_key_that_cannot_be_one_ends_with_2(
 def test_a_mail_whose_fate_is_not_known_can_be_sent_again_with_its_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*shlex.split(POST), "--url", "http://127.0.0.1:1", "--idempotency-key", "once"]) == 3
     assert "Send it again with --idempotency-key once" in capsys.readouterr().err
+
+
+async def test_an_address_at_which_a_service_is_already_is_no_mistake_of_the_configuration(
+    house: House, tmp_path: Path
+) -> None:
+    config = tmp_path / "postman.toml"
+    config.write_text(
+        f'[http]\nbind = "{house.url.removeprefix("http://")}"\n[[provider]]\nname = "a"\nplugin = "fake"\n'
+    )
+    config.chmod(0o600)
+    command = [sys.executable, "-m", "postman", "check", "--config", str(config)]
+    ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

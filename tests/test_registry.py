@@ -14,7 +14,8 @@ from postman.config import load
 from postman.errors import ConfigError
 from postman.hookspecs import LEDGERS, PROVIDERS
 from postman.kind import Kind
-from postman.registry import add_directory, decode_settings, discover, load_kind, set_up
+from postman.plugin_directory import add_directory
+from postman.registry import decode_settings, discover, load_kind, set_up
 from postman.secret import Secret
 
 GOOD = """

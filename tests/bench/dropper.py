@@ -15,9 +15,10 @@ from postman.flake import Flake
 from postman.intake import Intake
 from postman.keyring import Keyring
 from postman.ledger import Accepted, Ledger
+from postman.listeners import open_listeners
 from postman.mail import Letter
 from postman.queue import Queue
-from postman.server import Server, open_listeners
+from postman.server import Server
 
 
 class _Dropper:

@@ -29,7 +29,7 @@ def test_the_plugin_of_the_manual_is_found_in_its_directory_and_checked(pigeon_d
     )
     config.chmod(0o600)
     command = [sys.executable, "-m", "postman", "--plugins", str(pigeon_directory), "check", "--config", str(config)]
-    environment = {**os.environ, "PIGEON_API_KEY": "a-canary"}
+    environment = {**os.environ, "PIGEON_API_KEY": "a-canary", "POSTMAN_BIND": "127.0.0.1:0"}
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert re.match(r"pigeon +good", ended.stdout)

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.skipif(not is_current(), reason="dist/postman.pyz is no
 
 
 def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SHIV_ROOT": str(tmp_path / "shiv")}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "SHIV_ROOT": str(tmp_path / "shiv"),
+        "POSTMAN_BIND": "127.0.0.1:0",
+    }
     command = [sys.executable, "-I", str(PYZ), *arguments]
     return subprocess.run(
         command, check=False, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120

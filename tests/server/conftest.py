@@ -19,7 +19,8 @@ from quart import request
 from quart_trio import QuartTrio
 
 from postman.config import Http
-from postman.server import Server, open_listeners
+from postman.listeners import open_listeners
+from postman.server import Server
 
 PATIENCE = 20.0
 """Seconds after which a test has failed; nothing waits for it to pass."""

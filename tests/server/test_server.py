@@ -11,7 +11,7 @@ from quart import request
 from quart_trio import QuartTrio
 
 from postman.errors import ConfigError
-from postman.server import open_listeners
+from postman.listeners import open_listeners
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /mail HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"

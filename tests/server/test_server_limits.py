@@ -254,7 +254,8 @@ FEW_DESCRIPTORS = """
 import resource, trio
 from quart_trio import QuartTrio
 from postman.config import Http
-from postman.server import Server, open_listeners
+from postman.listeners import open_listeners
+from postman.server import Server
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 app = QuartTrio("few")

@@ -1,0 +1,136 @@
+"""The workshop: the commands that look at what the service is made of, and make keys for it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import msgspec
+import trio
+
+from postman import logs, registry, stores
+from postman.client import Client, Refused, Unreachable
+from postman.config import Loaded, Name, load
+from postman.errors import ConfigError, ProviderError
+from postman.keyring import new_key
+from postman.kind import ONLY_FAKES, Surroundings
+from postman.listeners import open_listeners
+from postman.options import bind_option, config_option, json_option, show, url_at
+from postman.provider import LiveCheck
+from postman.registry import ConfiguredProvider
+from postman.secret import hide
+from postman.wire import ClientFactory
+
+LIVE_LIMIT = 25.0
+"""Seconds that a provider may take to answer `check --live`."""
+
+
+@click.command()
+@config_option
+@bind_option
+@click.option("--live", is_flag=True, help="Ask each provider its cheapest question; sends no mail.")
+@json_option
+def check(config: Path, bind: str | None, live: bool, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
+    """Say what is wrong with the configuration and its plugins, and with --live whether mail would arrive.
+
+    A service that runs is not disturbed, and neither are its files.
+    """
+    logs.configure("warning", hide=hide)
+    loaded = load(config, bind=bind)
+    setup = registry.set_up(loaded)
+    trio.run(_try_address, loaded)
+    for queue in setup.queues:
+        stores.refuse_pair(setup.ledger.kind, queue.kind)
+    found: list[dict[str, object]] = []
+    for provider in setup.providers:
+        good, said = trio.run(_ask, provider) if live else (True, "configured")
+        found.append({"provider": provider.table.name, "plugin": provider.origin, "good": good, "said": said})
+    lines = [f"{entry['provider']:<16} {'good' if entry['good'] else 'BAD ':<4} {entry['said']}" for entry in found]
+    delivers = any(provider.kind.delivers for provider in setup.providers)
+    if not delivers:
+        lines.append(ONLY_FAKES)
+    well = all(entry["good"] for entry in found) and (delivers or not live)
+    show({"good": well, "delivers": delivers, "providers": found}, lines, as_json=as_json)
+    return 0 if well else 1
+
+
+async def _try_address(loaded: Loaded) -> None:
+    """Listen where the service would, for a moment, unless it does so already.
+
+    Raises:
+        ConfigError: it could not; another program may be there.
+    """
+    try:
+        listeners = await open_listeners(loaded.config.http.bind, loaded.bind_place)
+    except ConfigError:
+        if not _is_there(url_at(loaded.config.http.bind)):
+            raise
+    else:
+        for listener in listeners:
+            await listener.aclose()
+
+
+def _is_there(url: str) -> bool:
+    """Whether a service of ours answers."""
+    try:
+        with Client(url, timeout=2.0) as client:
+            return bool(client.ask("GET", "/health/live") == {"live": True})
+    except (ConfigError, Unreachable, Refused):
+        return False
+
+
+async def _ask(configured: ConfiguredProvider) -> tuple[bool, str]:
+    """Open a provider and ask it whether it is well."""
+    surroundings = Surroundings(configured.table.name, 1, LIVE_LIMIT, ClientFactory())
+    try:
+        with trio.fail_after(LIVE_LIMIT):
+            async with configured.kind.open(configured.settings, surroundings) as provider:
+                if not isinstance(provider, LiveCheck):
+                    return True, "opened; it has no question to ask"
+                return True, await provider.check()
+    except (ProviderError, ConfigError) as error:
+        return False, hide(str(error))
+    except trio.TooSlowError:
+        return False, f"did not answer within {LIVE_LIMIT:g} s"
+    except Exception as error:  # noqa: BLE001  # the wall between us and a plugin
+        return False, f"bug in the plugin: {type(error).__name__}: {hide(str(error))}"
+
+
+@click.command()
+@json_option
+def plugins(as_json: bool) -> int:  # noqa: FBT001  # click passes by name
+    """List the plugins that are installed. Imports none of them."""
+    found = [
+        {"kind": word, "name": name, "from": [registry.origin(point) for point in points]}
+        for group, word in registry.WORDS.items()
+        for name, points in registry.discover(group).items()
+    ]
+    lines = [f"{entry['kind']:<9} {entry['name']:<12} {' AND '.join(entry['from'])}" for entry in found]
+    show({"plugins": found}, lines, as_json=as_json)
+    return 0
+
+
+def _name(_context: click.Context, _option: click.Parameter, name: str) -> str:
+    try:
+        return msgspec.convert(name, Name)
+    except msgspec.ValidationError:
+        raise click.BadParameter("a name is 1 to 64 of A-Z, a-z, 0-9, dot, dash, underscore") from None
+
+
+@click.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command()
+@click.argument("name", callback=_name)
+@click.option("--expires", type=click.DateTime(), help="When it is over, in UTC.  [default: never]")
+def new(name: str, expires: datetime | None) -> int:
+    """Make a key for the client NAME. It is shown once; postman.toml keeps its digest alone."""
+    made = new_key(name, expires and expires.replace(tzinfo=UTC))
+    click.echo(f"The key, for {name}, shown only now:\n\n  {made.token}\n\nFor postman.toml:\n\n{made.toml}")
+    return 0
+
+
+COMMANDS: tuple[click.Command, ...] = (check, plugins, key)
