@@ -20,6 +20,9 @@ WAITS = 10.0
 LATE = 300.0
 """A letter that has been due for so many seconds is worth a sentence."""
 
+RESTS = 60.0
+"""So is a provider that rests for longer than so many seconds, because it said that its limit is reached."""
+
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that the sentences are made of; times are wall seconds.
@@ -115,6 +118,11 @@ def _about_providers(facts: Facts) -> Iterator[str]:
             yield (
                 f"Provider {provider.name} is not asked for another {provider.again_in:.0f} s: {provider.last_fault}"
                 f" ({provider.breaker.why}). `postman check --live` asks it now."
+            )
+        elif provider.cooling > RESTS:
+            yield (
+                f"Provider {provider.name} is not asked for another {provider.cooling:.0f} s: it said that its limit is"
+                " reached. `rate` in its [[provider]] keeps below a limit."
             )
 
 

@@ -57,7 +57,7 @@ def opened() -> BreakerStatistics:
 
 
 def test_a_service_without_troubles_is_well() -> None:
-    told = document(facts())
+    told = document(facts(providers=[provider(cooling=30.0)]))
     assert (told["well"], told["because"]) == (True, [])
 
 
@@ -84,6 +84,7 @@ def test_a_service_without_troubles_is_well() -> None:
             {"providers": [provider(breaker=opened(), again_in=25.0, last_fault="401 the key is wrong")]},
             ["sendgrid", "25 s", "401 the key is wrong"],
         ),
+        ({"providers": [provider(cooling=600.0)]}, ["sendgrid", "600 s", "limit", "`rate`"]),
     ],
 )
 def test_each_trouble_has_a_sentence_that_says_why(trouble: dict[str, Any], words: list[str]) -> None:
