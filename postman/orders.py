@@ -29,13 +29,17 @@ SAME_WISH = 0.2
 class Orders:
     """What the process was told.
 
+    Args:
+        force: ends the process, for the reason that it is given; None: `end_now`.
+
     Attributes:
         opening: around everything that is done until `opened`; cancelled when the end is asked for meanwhile.
         end: set when the end is asked for.
         failure: why the process ends by itself; None: somebody asked for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, force: Callable[[str], None] | None = None) -> None:
+        self._force = force or end_now
         self.opening = trio.CancelScope()
         self.end = trio.Event()
         self.failure: StoreBroken | None = None
@@ -65,7 +69,7 @@ class Orders:
             elif not self.end.is_set():
                 self._stop(signal=signal.Signals(number).name)
             elif trio.current_time() > self._stopped_at + SAME_WISH:
-                end_now("a second signal")
+                self._force("a second signal")
 
     def fail(self, error: StoreBroken) -> None:
         """End, because only a restart can help."""
@@ -76,18 +80,17 @@ class Orders:
     def _stop(self, **why: str) -> None:
         grace = 0.0 if self._grace is None else self._grace()
         _log.info("stopping", **why, grace=grace)
-        _end_by(grace + EXIT_MARGIN)
+        self._watch(grace + EXIT_MARGIN)
         self._stopped_at = trio.current_time()
         self.end.set()
         if self._grace is None:
             self.opening.cancel()
 
-
-def _end_by(seconds: float) -> None:
-    """A thread of its own, so that it ends the process also when the loop or an fsync hangs."""
-    watchdog = threading.Timer(seconds, end_now, ("something hangs",))
-    watchdog.daemon = True
-    watchdog.start()
+    def _watch(self, seconds: float) -> None:
+        """A thread of its own, so that it ends the process also when the loop or an fsync hangs."""
+        watchdog = threading.Timer(seconds, self._force, ("something hangs",))
+        watchdog.daemon = True
+        watchdog.start()
 
 
 def end_now(why: str) -> None:
