@@ -16,7 +16,7 @@ from postman.testing.pairs import Places
 from postman.testing.pairs import Server as PlaceServer
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.redis_server import RedisServer, redis_server
-from postman.testing.sqs_server import SqsServer, moto_server
+from postman.testing.sqs_server import SqsServer, fauxqs_server, moto_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,9 +91,10 @@ def redis(redis_process: RedisServer) -> Address:
 
 
 @pytest.fixture(scope="session")
-def sqs_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
-    """A server for all tests that do not turn its clock."""
-    with moto_server(tmp_path_factory.mktemp("sqs")) as server:
+def sqs_process(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[SqsServer]:
+    """A server for all tests that do not turn its clock. In moto each message costs a look at all, in fauxqs none."""
+    serve = fauxqs_server if request.config.getoption("--long") else moto_server
+    with serve(tmp_path_factory.mktemp("sqs")) as server:
         yield server
 
 
