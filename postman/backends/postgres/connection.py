@@ -18,12 +18,11 @@ class Connection(psycopg.Connection[TupleRow]):
     Attributes:
         patience: seconds to wait for an answer.
         name: of this very connection, as the server knows it (application_name).
-        unconfirmed: a commit was done here, but the wait for its standbys was cancelled: the server calls that done.
     """
 
     patience = 10.0
     name = ""
-    unconfirmed = False
+    _unconfirmed = False
 
     def wait[T](self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """See psycopg."""
@@ -31,7 +30,13 @@ class Connection(psycopg.Connection[TupleRow]):
 
     def hear(self, notice: errors.Diagnostic) -> None:
         """Take what the server says beside its answers."""
-        self.unconfirmed |= notice.source_function == "SyncRepWaitForLSN"  # its words are in the server's language
+        self._unconfirmed |= notice.source_function == "SyncRepWaitForLSN"  # its words are in the server's language
+
+    def confirm(self) -> None:
+        """Raise `StoreUnavailable` if the wait for a commit's standbys was cancelled: the server calls that done."""
+        unconfirmed, self._unconfirmed = self._unconfirmed, False
+        if unconfirmed:
+            raise StoreUnavailable("PostgreSQL: no standby confirmed a commit", may_have_happened=True)
 
 
 IMPATIENCE: Final = (errors._WaitTimeout,)  # noqa: SLF001  # what our own limit raises; it has no public name

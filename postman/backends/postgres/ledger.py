@@ -96,7 +96,8 @@ class PostgresLedger:
             return msgspec.structs.replace(accepted, noted=noted)
 
         size = sum(len(file.content) for letter in letters for file in letter.mail.attachments)
-        operation = Operation(accept, tuple(letter.id for letter in letters), key=(client, key))
+        keys = () if key is None else ((client, key),)
+        operation = Operation(accept, tuple(letter.id for letter in letters), keys=keys, counts=True)
         accepted: Accepted = await self._line.run(operation, size)
         if self._queue is not None and not accepted.replayed:
             self._queue.announce()
@@ -145,7 +146,8 @@ class PostgresLedger:
 
     async def take_keys(self, keys: Sequence[UsedKey]) -> None:
         """See `Movable.take_keys`."""
-        await self._ask(partial(self._lists.take_keys, keys))
+        asked = tuple((key.client, key.key) for key in keys)
+        await self._line.run(Operation(lambda table, _: rows.take_keys(table, keys), keys=asked))
 
     async def _write[T](self, run: Callable[[PostgresRows, Now], T], *ids: Id) -> T:
         answer: T = await self._line.run(Operation(run, ids))

@@ -16,8 +16,8 @@ from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger_rows import (
     DOUBLED,
     NUMBERS,
-    SLOTS,
     STATES,
+    SWEPT,
     count,
     hash_of,
     hashes_of,
@@ -125,7 +125,7 @@ class PostgresLists:
         for row in _decoded((key, encoded) for key, _, encoded in swept):
             tally[NUMBERS[row.state]] -= 1
             tally[DOUBLED] -= row.receipts > 1
-        count(connection, SLOTS, tally)
+        count(connection, SWEPT, tally)
         return len(swept) + keys.rowcount
 
     def statistics(self, connection: Connection) -> LedgerStatistics:
@@ -188,14 +188,6 @@ class PostgresLists:
             binary=True,
         ).fetchall()
         return rows.page_of_keys(found, limit)
-
-    def take_keys(self, keys: Sequence[UsedKey], connection: Connection) -> None:
-        """See `Movable.take_keys`. In the order in which all processes write."""
-        connection.cursor().executemany(
-            "INSERT INTO idempotency (client, key, fingerprint, ids, at) VALUES (%s, %s, %s, %s, %s) "
-            "ON CONFLICT DO NOTHING",
-            [(*name, print, " ".join(ids), at) for *name, print, ids, at in sorted(map(msgspec.structs.astuple, keys))],
-        )
 
 
 def _newest(conditions: Sequence[tuple[str, Any]]) -> str:

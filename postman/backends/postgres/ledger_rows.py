@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,8 +33,15 @@ NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
 """States as the tables have them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
 DOUBLED: Final = -1
 """Stands among the states in the tally."""
-SLOTS: Final = 64
+SLOTS: Final = 2**15
 """Each process counts in rows of its own, as far as chance allows, so that none waits for another's commit."""
+SWEPT: Final = 64
+"""The slot of what is swept."""
+STAY: Final = 500
+"""So many commits a process counts in one slot. While anybody keeps an old transaction open, a row that is written
+again and again is found behind all that it ever was."""
+RECOUNT: Final = 1.0
+"""Seconds for which the sum of all slots is believed; and ten times as long as it took."""
 
 
 def key_of(id: Id) -> int:
@@ -63,13 +71,15 @@ class Operation(msgspec.Struct, frozen=True):
         run: does it, at a time; whoever raises an error of ours has changed nothing.
         ids: of the rows.
         bodies: those bodies are needed too.
-        key: an idempotency key, with its client; then `Rows.count` is needed too.
+        keys: idempotency keys, each with its client.
+        counts: `Rows.count` is needed too.
     """
 
     run: Callable[[PostgresRows, Now], Any]
     ids: tuple[Id, ...] = ()
     bodies: bool = False
-    key: tuple[str, str | None] | None = None
+    keys: tuple[tuple[str, str], ...] = ()
+    counts: bool = False
 
 
 class PostgresRows:
@@ -90,6 +100,9 @@ class PostgresRows:
         self.policy = policy
         self._clock = clock
         self._slot = secrets.randbelow(SLOTS)
+        self._stay = STAY
+        self._counts: Counter[int] = Counter()
+        self._recount_at = 0.0
         self.doubtful = False
         self._forget()
 
@@ -99,7 +112,6 @@ class PostgresRows:
         self._rows: dict[Id, Row] = {}
         self._bodies: dict[Id, bytes] = {}
         self._used: dict[tuple[str, str], rows.Used] = {}
-        self._counts: Counter[int] = Counter()
         self._added: dict[Id, rows.Parcel] = {}
         self._changed: dict[Id, Row] = {}
         self._bodiless: list[Id] = []
@@ -114,8 +126,9 @@ class PostgresRows:
         requests = [job.request for job in jobs]
         ids = {key_of(id) for request in requests for id in request.ids}
         bodies = {key_of(id) for request in requests if request.bodies for id in request.ids}
-        keyed = [request.key for request in requests if request.key is not None]
-        keys = [(client, key) for client, key in keyed if key is not None]
+        keys = [key for request in requests for key in request.keys]
+        began = time.monotonic()
+        recount = began >= self._recount_at and any(request.counts for request in requests)
         with connection.pipeline():
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             ask = partial(connection.execute, binary=True)
@@ -129,12 +142,14 @@ class PostgresRows:
                 "FOR KEY SHARE OF idempotency",  # so that a replay waits for the standbys as the first request did
                 [[client for client, _ in keys], [key for _, key in keys]],
             )
-            counts = keyed and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
+            counts = recount and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
             clock = ask("SELECT extract(epoch FROM clock_timestamp())::float8")
         self._stored = {id_of(key): encoded for key, encoded in found}
         self._bodies = {id_of(key): body for key, body in letters or ()}
         self._used = {(client, key): rows.Used(print, tuple(ids.split())) for client, key, print, ids in used or ()}
-        self._counts.update(dict(counts or ()))
+        if counts:
+            self._counts = Counter(dict(counts))
+            self._recount_at = time.monotonic() + RECOUNT + 10 * (time.monotonic() - began)
         [(wall,)] = clock.fetchall()
         now = self._clock() if self._clock else Now(wall, wall)
         for job in jobs:
@@ -142,15 +157,13 @@ class PostgresRows:
 
     def commit(self, connection: Connection, _jobs: Sequence[Job[Operation]]) -> None:
         """See `Work.commit`. A standby that has what was written last has all that was written before."""
-        connection.unconfirmed = False
         try:
             self._write_all(connection)
-        except psycopg.Error:
+            connection.confirm()
+        except (psycopg.Error, StoreUnavailable):
             self.doubtful = True
             raise
-        if connection.unconfirmed:
-            self.doubtful = True
-            raise StoreUnavailable("PostgreSQL: no standby confirmed a commit", may_have_happened=True)
+        self._counts.update(self._tally)
         if self._added or self._changed:
             self.doubtful = False
 
@@ -179,8 +192,15 @@ class PostgresRows:
             )
             write("DELETE FROM body WHERE key = ANY(%b::bigint[])", [(key_of(id),) for id in self._bodiless])
             insert_notes(connection, self.notes)
+            self._move_on(connection)
             count(connection, self._slot, self._tally)
             connection.execute("COMMIT")
+
+    def _move_on(self, connection: Connection) -> None:
+        self._stay -= 1
+        if not self._stay:
+            left, self._slot, self._stay = self._slot, secrets.randbelow(SLOTS), STAY
+            connection.execute("UPDATE tally SET slot = %s WHERE slot = %s", [self._slot, left])
 
     def _insert(self, write: Callable[[str, Sequence[Sequence[Any]]], None], added: Sequence[tuple[Any, ...]]) -> None:
         hashes = {key: b"".join(map(hash_of, labels)) for key, _, _, _, labels in added}

@@ -88,6 +88,7 @@ class Statements:
     def commit(self, connection: Connection, _jobs: Sequence[Job[Callable[[Connection], Any]]]) -> None:
         """See `Work.commit`."""
         connection.execute("COMMIT")
+        connection.confirm()
 
 
 class Line[Q]:

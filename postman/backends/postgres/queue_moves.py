@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -75,13 +76,21 @@ class Taken(NamedTuple):
     next_due: float
 
 
+SLOW: Final = 0.02
+"""Seconds; a look at all notes that lasts longer is not done each time."""
+SELDOM: Final = 10
+"""So many times as long as the last one lasted there is no other: they take no more than a part of the time."""
+MARGIN: Final = 0.25
+"""Seconds; what was put so long ago, by the server's clock, may become visible only now."""
+
 TAKE: Final = """
 WITH candidate AS MATERIALIZED (
     SELECT seq, due, lane.number AS lane,
         lane.served + row_number() OVER (PARTITION BY lane.number ORDER BY due, seq) / lane.weight AS turn
-    FROM unnest(%b::smallint[], %b::float8[], %b::float8[]) AS lane (number, served, weight)
+    FROM unnest(%b::smallint[], %b::float8[], %b::float8[], %b::float8[]) AS lane (number, served, weight, since)
     CROSS JOIN LATERAL (
-        SELECT seq, due FROM note WHERE note.lane = lane.number AND due <= statement_timestamp()
+        SELECT seq, due FROM note
+        WHERE note.lane = lane.number AND due BETWEEN to_timestamp(lane.since) AND statement_timestamp()
         ORDER BY due, seq LIMIT %b FOR UPDATE SKIP LOCKED
     ) AS shown
 ), chosen AS MATERIALIZED (SELECT seq, due, turn FROM candidate ORDER BY turn, lane LIMIT %b)
@@ -92,7 +101,8 @@ RETURNING turn, lane, note.seq, lease, extract(epoch FROM chosen.due)::float8, i
 """Locks as many notes as are asked for in each lane, and leases those whose turn is first."""
 
 NEXT_DUE: Final = """
-SELECT extract(epoch FROM min(due) - statement_timestamp())::float8 FROM unnest(%b::smallint[]) AS lane (number)
+SELECT extract(epoch FROM statement_timestamp())::float8, extract(epoch FROM min(due) - statement_timestamp())::float8
+FROM unnest(%b::smallint[]) AS lane (number)
 CROSS JOIN LATERAL (
     SELECT due FROM note WHERE note.lane = lane.number AND due > statement_timestamp() ORDER BY due LIMIT 1
 ) AS later
@@ -102,15 +112,27 @@ CROSS JOIN LATERAL (
 class Moves:
     """See `line.Work`. All of it may be done twice: a doubled note is harmless, a lost lease ends.
 
+    Notes that are gone stay in the server's index while anybody keeps an old transaction open, and a look at all notes
+    passes every one of them. Once that takes long, most looks begin where the last one ended. What is put in an older
+    place meanwhile is found by the next look at all.
+
     Args:
         visibility_timeout: seconds that a lease lasts.
         channel: on which notes are announced.
         instance: who announces.
+        clock: seconds, to tell how long a look lasts.
     """
 
     repeatable = True
 
-    def __init__(self, visibility_timeout: float, channel: str, instance: str) -> None:
+    def __init__(
+        self, visibility_timeout: float, channel: str, instance: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._full_at = -math.inf
+        """When to look at all notes again."""
+        self._since = [-math.inf] * LANES
+        """The time that was due last in each lane; nothing earlier is known to be there."""
         self._visibility_timeout = visibility_timeout
         self._channel = channel
         self._instance = instance
@@ -122,6 +144,16 @@ class Moves:
 
     def commit(self, connection: Connection, jobs: Sequence[Job[Move]]) -> None:
         """See `Work.commit`."""
+        began = self._clock()
+        full = began >= self._full_at and any(isinstance(job.request, Take) for job in jobs)
+        try:
+            self._commit(connection, jobs, full=full)
+        finally:
+            lasted = self._clock() - began
+            if full and lasted > SLOW:
+                self._full_at = began + (1 + SELDOM) * lasted
+
+    def _commit(self, connection: Connection, jobs: Sequence[Job[Move]], *, full: bool) -> None:
         answers: list[Callable[[], None]] = []
         with connection.pipeline():
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
@@ -135,35 +167,44 @@ class Moves:
                 insert_notes(connection, [note for put in puts for note in put.notes])
             if any(isinstance(job.request, Put | Release | Announce) for job in jobs):
                 connection.execute("SELECT pg_notify(%s, %s)", [self._channel, self._instance])
-            answers += [self._take(connection, job, job.request) for job in jobs if isinstance(job.request, Take)]
+            answers += [
+                self._take(connection, job, job.request, full=full) for job in jobs if isinstance(job.request, Take)
+            ]
             connection.execute("COMMIT")
         for job in jobs:
             job.do(lambda: None)
+            if isinstance(job.request, Release) and job.request.delay == 0:
+                self._since = [min(since, job.request.handle.due) for since in self._since]
         for answer in answers:
             answer()
 
-    def _take(self, connection: Connection, job: Job[Move], take: Take) -> Callable[[], None]:
+    def _take(self, connection: Connection, job: Job[Move], take: Take, *, full: bool) -> Callable[[], None]:
         lanes = list(range(LANES))
         weights = [float(weight) for weight in LANE_WEIGHTS]
-        values = [lanes, self._served, weights, take.wanted, take.wanted, float(self._visibility_timeout)]
+        since = [-math.inf if full else last - MARGIN for last in self._since]
+        values = [lanes, self._served, weights, since, take.wanted, take.wanted, float(self._visibility_timeout)]
         taken = connection.execute(TAKE, values, binary=True)
-        later = connection.execute(NEXT_DUE, [lanes], binary=True)
+        later = connection.execute(NEXT_DUE, [lanes], binary=True) if full else None
 
         def answer() -> None:
             leases: list[Lease] = []
             last = 0.0
             for turn, lane, seq, lease, due, id, size, version in sorted(taken):
-                self._served[lane] = turn
+                self._served[lane], self._since[lane] = turn, due
                 leases.append(Lease(Note(Id(id), lane, size, version), Handle(seq, lease, due)))
                 last = turn
             # A lane that has notes comes next after `last`; one that had none may not save up for more than one note.
             self._served = [
                 max(served - last, -1 / weight) for served, weight in zip(self._served, weights, strict=True)
             ]
-            [(seconds,)] = later.fetchall()
-            job.do(
-                lambda: Taken(leases, len(leases) == take.wanted, math.inf if seconds is None else max(0.0, seconds))
-            )
+            enough = len(leases) == take.wanted
+            next_due = self._full_at - self._clock()
+            if later is not None:
+                [(now, seconds)] = later.fetchall()
+                next_due = math.inf if seconds is None else seconds
+                if not enough:
+                    self._since = [now] * LANES
+            job.do(lambda: Taken(leases, enough, max(0.0, next_due)))
 
         return answer
 
