@@ -43,8 +43,8 @@ class RedisServer:
 
     def __init__(self, program: Path, directory: Path, *options: str) -> None:
         self.port = free_port()
-        self._command = [str(program), "--port", str(self.port), "--dir", str(directory), "--bind", "127.0.0.1"]
-        self._options = options
+        here = ("--port", str(self.port), "--dir", str(directory), "--bind", "127.0.0.1")
+        self._command = [str(program), *options, *here]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -54,7 +54,7 @@ class RedisServer:
 
     def start(self, *options: str) -> None:
         """Start it; on return it answers, though it may still be loading."""
-        self._process = subprocess.Popen([*self._command, *self._options, *options], stdout=subprocess.DEVNULL)  # noqa: S603  # a program we found ourselves
+        self._process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)  # noqa: S603  # a program we found ourselves
         end = time.monotonic() + _READY
         while time.monotonic() < end:
             try:

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from postman.errors import ConfigError
+from postman.host import is_loopback
 from postman.secret import Secret
 from postman.table import read_safely
 
@@ -75,6 +76,11 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether others on the network may read what goes there."""
+        return self.tls is None and not is_loopback(self.host)
 
     def moved(self, to: str) -> Address:
         """The same at HOST:PORT, as a cluster says it; no host: the same one."""

@@ -84,7 +84,7 @@ def judge(facts: Facts, wait: int = 0) -> Verdict:
 
 
 async def check(client: Client, *, what: str, must_keep: bool) -> bool:
-    """Ask the server, log what is at risk, and tell whether `what` is durable there.
+    """Ask the server, log what is at risk, there and on the way, and tell whether `what` is durable there.
 
     Args:
         client: connected.
@@ -105,6 +105,13 @@ async def check(client: Client, *, what: str, must_keep: bool) -> bool:
         )
     for sentence in (*verdict.risks, *verdict.warnings):
         _log.warning("what Redis has may be lost", store=what, reason=sentence)
+    if client.address.is_exposed:
+        _log.warning(
+            "mails and the password travel to Redis unencrypted; write rediss:// in the url, and ?ca-file=FILE for a"
+            " certificate of your own",
+            store=what,
+            server=str(client.address),
+        )
     return verdict.durable
 
 

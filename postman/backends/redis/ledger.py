@@ -23,7 +23,7 @@ from postman.backends.redis.ledger_rows import Known, Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
 from postman.backends.redis.witness import Witness
-from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
+from postman.errors import IdTaken, KeyReused, StoreFull, StoreRefused, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -52,8 +52,6 @@ NO_LIMIT: Final = 2**53
 """As many as Lua can count."""
 IN_HAND: Final = 10_000
 """Claims of this process whose rows are remembered, so that their ends need not be read for."""
-
-_used = msgspec.msgpack.Decoder(rows.Used)
 
 
 class RedisLedgerSettings(RedisSettings, frozen=True, kw_only=True):
@@ -132,7 +130,9 @@ class RedisLedger:
     def _accepted(self, answer: list[bytes], ids: tuple[Id, ...], fingerprint: bytes) -> Accepted:
         match answer:
             case [b"used", encoded]:
-                used = _used.decode(encoded)
+                used = shelf.used(encoded)
+                if used is None:
+                    raise StoreRefused("what came with this Idempotency-Key before is damaged in the ledger")
                 if used.fingerprint != fingerprint:
                     raise KeyReused("this Idempotency-Key came before with another body")
                 return Accepted(used.ids, replayed=True, noted=self._queue is not None)

@@ -27,7 +27,6 @@ SLACK: Final = 3_600.0
 """Seconds that may pass from the making of an id to its acceptance."""
 
 _log = structlog.get_logger()
-_used = msgspec.msgpack.Decoder(rows.Used)
 _pauses = msgspec.msgpack.Decoder(Pause)
 _instances = msgspec.msgpack.Decoder(Instance)
 
@@ -178,7 +177,7 @@ class RedisLists:
         now = self.now(time).wall
         said = msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))
         _, found = await self._client.ask(("HSET", name, instance.id, said), ("HVALS", name))
-        instances = sorted(map(_instances.decode, found), key=lambda found: found.id)
+        instances = sorted(filter(None, map(_instance, found)), key=lambda found: found.id)
         gone = [found.id for found in instances if found.at < now - HEARD]
         if gone:
             await self._client.ask(("HDEL", name, *gone))
@@ -195,7 +194,7 @@ class RedisLists:
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""
         [found] = await self._client.ask(("HGETALL", self.key("pauses")))
-        return sorted((_pauses.decode(pause) for pause in found.values()), key=lambda pause: pause.since)
+        return sorted((_pause(*pause) for pause in found.items()), key=lambda pause: pause.since)
 
     async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
         """See `Movable.keys`."""
@@ -205,10 +204,24 @@ class RedisLists:
         keys = []
         for field, encoded, at in zip(fields, pairs[1::2], ages, strict=True):
             client, _, key = field.decode().partition("\0")
-            used = _used.decode(encoded)
-            if at is not None:  # else it was forgotten meanwhile
+            used = shelf.used(encoded)
+            if used is not None and at is not None:  # else it is damaged, or was forgotten meanwhile
                 keys.append(UsedKey(client, key, used.fingerprint, used.ids, at))
         return keys, "" if after == b"0" else after.decode()
+
+
+def _pause(provider: bytes, said: bytes) -> Pause:
+    try:
+        return _pauses.decode(said)
+    except rows.UNREADABLE:
+        return Pause(provider.decode(errors="replace"), 0.0, "somebody")  # who stopped it may still mean it
+
+
+def _instance(said: bytes) -> Instance | None:
+    try:
+        return _instances.decode(said)
+    except rows.UNREADABLE:
+        return None
 
 
 def _id(found: bytes) -> Id:

@@ -34,6 +34,8 @@ _LOOKED_AT: Final = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
 _LABEL: Final = 8
 """Bytes of a label's hash."""
 
+_used = msgspec.msgpack.Decoder(rows.Used)
+
 
 class Known(NamedTuple):
     """What the server has of a letter."""
@@ -88,6 +90,14 @@ class Snapshot:
     def write(self, row: Row, before: Row) -> None:  # noqa: ARG002  # the version tells
         """See `Present.write`."""
         self.written[row.id] = row
+
+
+def used(encoded: bytes) -> rows.Used | None:
+    """What is known of an idempotency key; None when it is damaged."""
+    try:
+        return _used.decode(encoded)
+    except rows.UNREADABLE:
+        return None
 
 
 def field_of_key(client: str, key: str) -> str:

@@ -188,6 +188,7 @@ async def redis_queue(
         durable = await check(client, what="queue", must_keep=False)
         queue = RedisQueue(client, visibility_timeout, durable=durable, clock=clock)
         client.on_message = queue.look
+        await queue.statistics()  # tells what somebody else wrote to
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.serve)
             yield queue
