@@ -255,7 +255,8 @@ def _act(row: Row, verb: Verb, who: str, policy: Policy, now: Now) -> Row:  # no
             return _decide(row, policy, now)
         case Verb.AGE:
             return age(row, policy, now)
-        case Verb.PUT if state is State.QUEUED and not row.put:
+        case Verb.PUT if state is State.QUEUED and not row.put and row.due <= now.wall + MAX_DELAY:
+            # Else the note was for an earlier time, and is used up.
             return msgspec.structs.replace(row, put=True)
         case _:
             return row

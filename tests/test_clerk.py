@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -17,8 +17,8 @@ from postman.errors import StoreUnavailable
 from postman.ledger import Call, Claim, Overdue
 from postman.mail import Address, Content, Id, Letter, Mail, OnDoubt
 from postman.provider import Receipt
-from postman.queue import Note, QueueStatistics
-from postman.row import End, EndKind, Now, Policy, Row, State
+from postman.queue import MAX_DELAY, Note, QueueStatistics
+from postman.row import End, EndKind, Now, Policy, Row, State, Verb
 
 CALL = Call("lamda", "lamda's", lease=30)
 
@@ -68,9 +68,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(policy: Policy | None = None) -> AsyncGenerator[Desk]:
+async def desk(policy: Policy | None = None, ledger: type[MemoryLedger] = MemoryLedger) -> AsyncGenerator[Desk]:
     async with memory_queue(60.0) as queue:
-        yield Desk(queue, MemoryLedger(policy, lambda: Now(trio.current_time(), trio.current_time())))
+        yield Desk(queue, ledger(policy, lambda: Now(trio.current_time(), trio.current_time())))
 
 
 def at(seconds: float) -> datetime:
@@ -105,6 +105,29 @@ async def test_a_letter_in_doubt_is_sent_again_by_policy_after_its_time(autojump
         row = await d.row(id)
         assert (row.state, row.put, await d.ready()) == (State.QUEUED, True, 1)
         assert row.history[-1].reason == "sent again by policy; may be a second copy"
+
+
+async def test_a_note_that_was_used_up_before_the_clerk_wrote_it_down_does_not_count_for_a_later_time(
+    autojump_clock: MockClock,
+) -> None:
+    """Between put and written down a worker may have taken the note, and acked it because the provider rests long."""
+
+    class Hasty(MemoryLedger):
+        async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
+            if verb is Verb.PUT:
+                await d.queue.ack(await d.queue.take())
+                await self.finish(await d.begin_call(id), End(EndKind.UNAVAILABLE, "429", retry_after=3_600.0))
+            return await super().act(ids, verb, who)
+
+    async with desk(ledger=Hasty) as d:
+        id = await d.accept(on_doubt=OnDoubt.RESEND)
+        await d.ledger.finish(await d.begin_call(id), End(EndKind.UNKNOWN, "no answer"))
+        await trio.sleep(61)
+        await d.clerk.round()
+        row = await d.row(id)
+        assert (row.state, row.put) == (State.QUEUED, False)
+        await trio.sleep(3_600 - MAX_DELAY)
+        assert [row.id for row in (await d.ledger.overdue(LIMIT)).unput] == [id]
 
 
 async def test_doubt_about_another_s_account_is_left_alone_until_patience_is_over(autojump_clock: MockClock) -> None:
