@@ -18,7 +18,7 @@ import msgspec
 from postman.client import Client, Refused, Unreachable
 from postman.ledger import ALL
 from postman.options import asks_service, show
-from postman.query import FROM_STATES, MOST
+from postman.query import FROM_STATES, MOST, as_id, no_id
 from postman.row import State, Verb
 
 PAGE = 200
@@ -139,6 +139,14 @@ def _moment(_context: click.Context, _option: click.Parameter, text: str | None)
     return (moment if moment.tzinfo else moment.astimezone()).isoformat()
 
 
+def _checked_id[T: (str | None, tuple[str, ...])](_context: click.Context, _argument: click.Parameter, given: T) -> T:
+    """One tracking id, none, or several."""
+    for id in [given] if isinstance(given, str) else given or ():
+        if as_id(id) is None:
+            raise click.BadParameter(no_id(id))
+    return given
+
+
 def filters(command: Callable[..., int]) -> Callable[..., int]:
     """The options that choose mails."""
     for option in (
@@ -152,7 +160,7 @@ def filters(command: Callable[..., int]) -> Callable[..., int]:
 
 
 @click.command()
-@click.argument("id", required=False)
+@click.argument("id", required=False, callback=_checked_id)
 @filters
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
 @asks_service
@@ -196,7 +204,7 @@ def _story(document: dict[str, Any]) -> Iterator[str]:
 
 
 @click.command()
-@click.argument("ids", nargs=-1, required=True)
+@click.argument("ids", nargs=-1, required=True, callback=_checked_id)
 @asks_service
 def cancel(client: Client, *, ids: Sequence[str], as_json: bool) -> int:
     """Stop queued mails, unless a provider has them already."""
@@ -218,7 +226,7 @@ def _verb(verb: Verb, text: str) -> click.Command:
     states = FROM_STATES[verb]
 
     @click.command(str(verb), help=text)
-    @click.argument("ids", nargs=-1)
+    @click.argument("ids", nargs=-1, callback=_checked_id)
     @click.option("--all", "everything", is_flag=True, help="All that the other options fit.")
     @filters
     @asks_service
@@ -263,13 +271,14 @@ def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json
     return 1 if refused else 0
 
 
-def _switch(name: str, text: str) -> click.Command:
+def _switch(name: str, text: str, unchanged: str) -> click.Command:
     @click.command(name, help=text)
     @click.argument("provider", default=ALL)
     @asks_service
     def command(client: Client, *, provider: str, as_json: bool) -> int:
         document = client.ask("POST", f"/{name}", body=msgspec.json.encode({"provider": provider}))
-        show(document, [f"{name}d: {'all providers' if provider == ALL else provider}"], as_json=as_json)
+        whom = "all providers" if provider == ALL else provider
+        show(document, [f"{name}d: {whom}" if document["changed"] else f"{whom}: {unchanged}"], as_json=as_json)
         return 0
 
     return command
@@ -294,7 +303,7 @@ COMMANDS: tuple[click.Command, ...] = (
     _verb(Verb.SETTLE, "Record held mails as sent: they did arrive."),
     _verb(Verb.REPLAY, "Send failed or rejected mails anew."),
     cancel,
-    _switch("pause", "Stop asking a provider, or all; survives a restart."),
-    _switch("resume", "End a pause of a provider, or all pauses."),
+    _switch("pause", "Stop asking a provider, or all; survives a restart.", "paused already"),
+    _switch("resume", "End a pause of a provider, or all pauses.", "no pause of this name"),
     reload,
 )

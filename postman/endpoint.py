@@ -44,12 +44,12 @@ class Office(Protocol):
         """Why no mail can be accepted now, in words for anyone, with nothing of our insides; None: it can."""
         ...
 
-    async def pause(self, provider: str, who: str) -> bool:
-        """Begin no more calls of `provider` (`*`: of any). False: there is no such provider."""
+    async def pause(self, provider: str, who: str) -> bool | None:
+        """Begin no more calls of `provider` (`*`: of any); whether it was not paused before. None: there is no such."""
         ...
 
-    async def resume(self, provider: str, who: str) -> bool:
-        """End that. False: there is no such provider."""
+    async def resume(self, provider: str, who: str) -> bool | None:
+        """End that; whether there was a pause of this name. None: there is no such provider."""
         ...
 
     async def reload(self) -> dict[str, Any]:
@@ -243,12 +243,15 @@ class _Endpoint:
         """End that."""
         return await self._switch(client, self._office.resume, paused=False)
 
-    async def _switch(self, client: Client, switch: Callable[[str, str], Awaitable[bool]], *, paused: bool) -> Response:
+    async def _switch(
+        self, client: Client, switch: Callable[[str, str], Awaitable[bool | None]], *, paused: bool
+    ) -> Response:
         provider = query.read_provider(await json_body(may_be_empty=True))
-        if not await switch(provider, client.name):
+        changed = await switch(provider, client.name)
+        if changed is None:
             raise Problem(HTTPStatus.NOT_FOUND, f"There is no provider named {provider!r} in postman.toml.")
         _log.info("paused" if paused else "resumed", provider=provider, who=client.name)
-        return answer({"provider": provider, "paused": paused})
+        return answer({"provider": provider, "paused": paused, "changed": changed})
 
     async def reload(self, _client: Client) -> Response:
         """Read postman.toml anew."""
@@ -291,7 +294,9 @@ class _Endpoint:
 
     async def _row(self, client: Client, id: str) -> Row:
         known = query.as_id(id)
-        row = await self._ledger.read(known, None if client.admin else client.name) if known else None
+        if known is None:
+            raise Problem(HTTPStatus.NOT_FOUND, query.no_id(id))
+        row = await self._ledger.read(known, None if client.admin else client.name)
         if row is None:
             raise Problem(HTTPStatus.NOT_FOUND, "There is no mail with this tracking id.")
         return row

@@ -159,24 +159,30 @@ class Office:
             ),
         )
 
-    async def pause(self, provider: str, who: str) -> bool:
-        """Begin no more calls of `provider` (`*`: of any). False: there is no such provider."""
+    async def pause(self, provider: str, who: str) -> bool | None:
+        """Begin no more calls of `provider` (`*`: of any); whether it was not paused before. None: there is no such."""
         if provider != ALL and provider not in {carrier.name for carrier in self._postbox.carriers}:
-            return False
+            return None
+        before = await self._paused()
         await self._ledger.pause(provider, who)
         await self.look()
-        return True
+        return provider not in before
 
-    async def resume(self, provider: str, who: str) -> bool:  # noqa: ARG002  # who resumed is the way in's to log
-        """End a pause, also of one that is gone, and ask it at once; `*`: all. False: there is no such provider."""
-        paused = {pause.provider for pause in await self._ledger.pauses()}
-        for name in paused if provider == ALL else paused & {provider}:
+    async def resume(self, provider: str, who: str) -> bool | None:  # noqa: ARG002  # who resumed is the way in's to log
+        """End a pause, also of one that is gone, and ask it at once; whether there was one. None: no such provider."""
+        paused = await self._paused()
+        ended = paused if provider == ALL else paused & {provider}
+        for name in ended:
             await self._ledger.pause(name, None)
         for carrier in self._postbox.carriers:
             if provider in {ALL, carrier.name}:
                 carrier.breaker.reset()  # who resumes a provider says that it was mended
         await self.look()
-        return provider in {ALL, *paused, *(carrier.name for carrier in self._postbox.carriers)}
+        known = provider in {ALL, *paused, *(carrier.name for carrier in self._postbox.carriers)}
+        return bool(ended) if known else None
+
+    async def _paused(self) -> set[str]:
+        return {pause.provider for pause in await self._ledger.pauses()}
 
     async def reload(self) -> dict[str, Any]:
         """Read postman.toml anew; what changed.

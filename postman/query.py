@@ -52,6 +52,11 @@ def as_id(text: str) -> Id | None:
     return Id(text) if _ID.fullmatch(text) else None
 
 
+def no_id(text: str) -> str:
+    """What a person is told of `text`, which is no tracking id."""
+    return f"{text[:64]!r} is no tracking id; they look like 0x6882f4a1c0001000."
+
+
 def read_listing(pairs: Iterable[tuple[str, str]]) -> Listing:
     """The query of `GET /mail`: `state`, `since`, `recipient`, `tag`, `client`, `after`, `limit`.
 

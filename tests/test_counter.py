@@ -61,11 +61,12 @@ class Office:
     def unready(self) -> str | None:
         return None
 
-    async def pause(self, provider: str, who: str) -> bool:
+    async def pause(self, provider: str, who: str) -> bool | None:
+        changed = (provider, who) not in self.asked
         self.asked.append((provider, who))
-        return provider in {"*", "lamda"}
+        return changed if provider in {"*", "lamda"} else None
 
-    async def resume(self, provider: str, who: str) -> bool:
+    async def resume(self, provider: str, who: str) -> bool | None:
         return await self.pause(provider, who)
 
     async def reload(self) -> dict[str, Any]:
@@ -225,6 +226,14 @@ async def test_wrong_use_ends_with_2_and_says_how(house: House, line: str) -> No
     assert "Usage: postman" in said.err
 
 
+@pytest.mark.parametrize("line", ["mail {}", "cancel {}", "release 0x0000000000000001 {}"])
+@pytest.mark.parametrize("id", ["bogus", "0x1/?x", "0X0000000000000002"])
+async def test_what_is_no_tracking_id_is_told_with_one_to_compare(house: House, line: str, id: str) -> None:
+    said = await house.say(line.format(id))
+    assert said.code == 2
+    assert f"'{id}' is no tracking id; they look like 0x6882f4a1c0001000" in said.err
+
+
 async def test_the_story_of_a_mail_is_told_with_what_can_be_done(house: House) -> None:
     id = await house.held()
     said = await house.say(f"mail {id}")
@@ -311,6 +320,8 @@ async def test_providers_are_paused_and_resumed_one_or_all(house: House) -> None
     assert (await house.say("pause lamda")).out == "paused: lamda\n"
     assert (await house.say("resume")).out == "resumed: all providers\n"
     assert house.office.asked == [("lamda", "local"), ("*", "local")]
+    assert (await house.say("pause lamda")).out == "lamda: paused already\n"
+    assert (await house.say("resume")).out == "all providers: no pause of this name\n"
     said = await house.say("pause nobody")
     assert said.code == 1
     assert "There is no provider named 'nobody'" in said.err

@@ -60,11 +60,11 @@ class HouseOffice:
     def unready(self) -> str | None:
         return self.reason
 
-    async def pause(self, provider: str, who: str) -> bool:
+    async def pause(self, provider: str, who: str) -> bool | None:
         self.asked.append((provider, who))
-        return provider in {"*", "lamda"}
+        return {"*": True, "lamda": False}.get(provider)
 
-    async def resume(self, provider: str, who: str) -> bool:
+    async def resume(self, provider: str, who: str) -> bool | None:
         return await self.pause(provider, who)
 
     async def reload(self) -> dict[str, Any]:
@@ -326,6 +326,11 @@ async def test_an_id_that_never_was_is_404(house: House, id: str) -> None:
         assert (await house.ask(method, f"/mail/{id}"))[0] == HTTPStatus.NOT_FOUND
 
 
+async def test_what_is_no_id_is_told_with_one_to_compare(house: House) -> None:
+    detail = (await house.ask("GET", "/mail/bogus"))[1]["detail"]
+    assert detail == "'bogus' is no tracking id; they look like 0x6882f4a1c0001000."
+
+
 async def test_a_queued_letter_is_cancelled_and_again_without_harm(house: House) -> None:
     [id] = await house.accepted()
     for _ in range(2):
@@ -476,8 +481,9 @@ async def test_a_selection_that_is_wrong_is_400_and_changes_nothing(house: House
 
 
 async def test_one_provider_or_all_are_paused_and_resumed(house: House) -> None:
-    assert (await house.ask("POST", "/pause"))[1] == {"provider": "*", "paused": True}
-    assert (await house.ask("POST", "/resume", {"provider": "lamda"}))[1] == {"provider": "lamda", "paused": False}
+    assert (await house.ask("POST", "/pause"))[1] == {"provider": "*", "paused": True, "changed": True}
+    resumed = {"provider": "lamda", "paused": False, "changed": False}
+    assert (await house.ask("POST", "/resume", {"provider": "lamda"}))[1] == resumed
     assert (await house.ask("POST", "/pause", {"provider": "nobody"}))[0] == HTTPStatus.NOT_FOUND
     assert (await house.ask("POST", "/pause", {"provider": 1}))[0] == HTTPStatus.BAD_REQUEST
     assert (await house.ask("POST", "/pause", {}, headers={"Content-Type": "text/plain"}))[

@@ -99,13 +99,16 @@ async def test_several_queues_carry_the_mails_of_one_service(tmp_path: Path) -> 
 async def test_a_mail_accepted_while_everything_is_paused_survives_a_restart(tmp_path: Path) -> None:
     path = configure(tmp_path, FAKE)
     async with running(path) as client:
-        assert (await client.post("/pause", json={})).status_code == 200
+        for changed in (True, False):
+            assert (await client.post("/pause", json={})).json()["changed"] is changed
+        assert not (await client.post("/resume", json={"provider": "fake"})).json()["changed"], "it has none of its own"
         (id,) = (await client.post("/mail", json=[MAIL])).json()["tracking-ids"]
     async with running(path) as client:
         status = (await client.get("/status")).json()
         assert any("paused" in sentence for sentence in status["because"])
         assert status["mails"]["queued"] == 1
-        assert (await client.post("/resume", json={})).status_code == 200
+        for changed in (True, False):
+            assert (await client.post("/resume", json={})).json()["changed"] is changed
         await ended(client, id, "sent")
 
 
