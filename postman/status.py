@@ -60,7 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 def document(facts: Facts) -> dict[str, Any]:
     """The answer of `GET /status`, as JSON values."""
-    because = list(sentences(facts))
+    because = list(dict.fromkeys(sentences(facts)))  # ledger and queue of one server have the same troubles
     document: dict[str, Any] = {
         "well": not because,
         "because": because,
@@ -97,6 +97,7 @@ def sentences(facts: Facts) -> Iterator[str]:
     yield from facts.troubles
     yield from _about_providers(facts)
     if facts.ledger:
+        yield from facts.ledger.troubles
         yield from _about_letters(facts, facts.ledger)
     if facts.queue:
         yield from facts.queue.troubles

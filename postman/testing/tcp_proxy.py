@@ -14,12 +14,14 @@ class TcpProxy:
 
     Attributes:
         port: on 127.0.0.1.
+        server: the port of 127.0.0.1 to which the next connections lead.
         swallow: an answer with these bytes in it is not given: its connection is cut instead; then it is None again.
         flows: as long as it is not set nothing is carried, and nothing is closed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: int) -> None:
         self.port = 0
+        self.server = server
         self.swallow: bytes | None = None
         self.flows = trio.Event()
         self.flows.set()
@@ -56,11 +58,11 @@ class TcpProxy:
 @asynccontextmanager
 async def open_proxy(port: int) -> AsyncGenerator[TcpProxy]:
     """A proxy before the server on `port` of 127.0.0.1."""
-    proxy = TcpProxy()
+    proxy = TcpProxy(port)
 
     async def serve(client: trio.SocketStream) -> None:
         try:
-            server = await trio.open_tcp_stream("127.0.0.1", port)
+            server = await trio.open_tcp_stream("127.0.0.1", proxy.server)
         except OSError:
             await trio.aclose_forcefully(client)
             return

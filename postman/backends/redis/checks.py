@@ -72,9 +72,10 @@ def judge(facts: Facts, wait: int = 0) -> Verdict:
         warnings.append("the server does not tell appendfsync; unless it is always, a power cut loses what came last")
     if facts.maxmemory and facts.policy is None:
         warnings.append("the server does not tell maxmemory-policy; unless it is noeviction, it may delete letters")
-    if facts.replicas and not wait:
+    if facts.replicas > wait:
         warnings.append(
-            "it has replicas: one that takes its place forgets what it did not have yet; add ?wait=1 to the url"
+            f"it has {facts.replicas} replicas, and a write waits for {wait}: one that takes its place forgets what it"
+            f" did not have yet; write ?wait={facts.replicas} in the url"
         )
     if facts.replicas < wait:
         warnings.append(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.client import Script, open_client
 from postman.backends.redis.ledger import redis_ledger
 from postman.errors import StoreUnavailable
-from postman.ledger import Claim
+from postman.ledger import Claim, LedgerStatistics
 from postman.mail import Id
 from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
@@ -59,13 +61,14 @@ def deaf(server: RedisServer) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("wait", [0, 1])
-async def test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and_without_it_what_came_last(
+async def test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and_without_it_what_came_last_and_told(
     mortal_redis: RedisServer, replica: RedisServer, wait: int
 ) -> None:
     acked, refused = list[Id](), 0
     async with (
         open_proxy(mortal_redis.port) as proxy,
-        redis_ledger(address(mortal_redis, wait), Policy()) as ledger,
+        open_proxy(mortal_redis.port) as name,
+        redis_ledger(replace(address(mortal_redis, wait), port=name.port), Policy()) as ledger,
     ):
         await follow(replica, mortal_redis, proxy.port)
         scene = Scene(ledger, StandingClock())
@@ -80,10 +83,16 @@ async def test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and
             except StoreUnavailable:
                 refused += 1
         replica.ask("REPLICAOF", "NO", "ONE")
+        name.server = replica.port
         mortal_redis.kill()
+        with trio.fail_after(10):
+            while (statistics := await unless_unavailable(ledger.statistics)) is None:  # noqa: ASYNC110  # the same
+                await trio.sleep(0.02)
     async with redis_ledger(address(replica), Policy()) as ledger:
         there = [id for id in acked if await ledger.read(id, None) is not None]
     assert (len(acked), refused, len(there)) == ((1, 2, 1) if wait else (3, 0, 1))
+    assert isinstance(statistics, LedgerStatistics)
+    assert [all(id in sentence for id in acked[1:]) for sentence in statistics.troubles] == ([] if wait else [True])
 
 
 async def test_a_letter_that_the_replicas_do_not_have_is_not_told_to_be_there_though_it_is_found(
@@ -103,14 +112,14 @@ async def test_a_letter_that_the_replicas_do_not_have_is_not_told_to_be_there_th
                 with pytest.raises(StoreUnavailable):
                     await ledger.read(letter.id, None)
         with trio.fail_after(10):
-            while await unless_unavailable(ledger.read, letter.id) is None:  # noqa: ASYNC110  # another process
+            while await unless_unavailable(ledger.read, letter.id, None) is None:  # noqa: ASYNC110  # another process
                 await trio.sleep(0.05)
         assert replica.ask("EXISTS", f"{{postman}}:letter:{letter.id}") == 1
 
 
-async def unless_unavailable(read: object, id: Id) -> object:
+async def unless_unavailable[*Ts, T](ask: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T | None:
     try:
-        return await read(id, None)  # type: ignore[operator]  # `Ledger.read`
+        return await ask(*arguments)
     except StoreUnavailable:
         return None
 
@@ -126,18 +135,12 @@ async def test_a_claim_that_the_replicas_do_not_have_is_not_given_when_it_is_ask
             for _ in range(2):
                 with pytest.raises(StoreUnavailable, match="replicas"):
                     await ledger.claim(id, [LAMDA], owner="me")
+        ask = partial(ledger.claim, id, [LAMDA], owner="me")
         with trio.fail_after(10):
-            while not isinstance(claim := await patiently(ledger.claim, id), Claim):  # noqa: ASYNC110  # the same
+            while not isinstance(claim := await unless_unavailable(ask), Claim):  # noqa: ASYNC110  # the same
                 await trio.sleep(0.05)
         assert claim.fence == 1
         assert (await ledger.finish(claim, ACCEPTED)).state is State.SENT
-
-
-async def patiently(claim: object, id: Id) -> object:
-    try:
-        return await claim(id, [LAMDA], owner="me")  # type: ignore[operator]  # `Ledger.claim`
-    except StoreUnavailable:
-        return None
 
 
 async def test_a_server_with_replicas_is_warned_of_unless_they_are_waited_for(
