@@ -68,10 +68,10 @@ async def drive(url: str, mails: int, said: Sequence[Any] = ()) -> tuple[Figures
         letters = [Letter(id=Id(flake.next_id()), mail=mail, accepted=now) for mail in parsed]
         calls = iter([letters[first : first + SIZE] for first in range(0, mails, SIZE)])
         marks, clock = [len(said)], Clock()
-        await _share(partial(_accept, ledger, calls))
+        await share(partial(_accept, ledger, calls))
         taken = clock.stop()
         marks, clock = [*marks, len(said)], Clock()
-        await _share(partial(_let_go, ledger, queue, iter(range(mails))))
+        await share(partial(_let_go, ledger, queue, iter(range(mails))))
         gone = clock.stop()
         return [("accept", mails, *taken), ("let go", mails, *gone)], [*marks, len(said)]
 
@@ -86,7 +86,7 @@ async def _stores(url: str) -> AsyncIterator[tuple[Ledger, Queue]]:
             yield stores
 
 
-async def _share(work: Callable[[], Awaitable[None]]) -> None:
+async def share(work: Callable[[], Awaitable[None]]) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(TASKS):
             nursery.start_soon(work)
