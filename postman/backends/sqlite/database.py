@@ -202,12 +202,13 @@ class Database:
         return batch, False
 
     def _transact(self, batch: list[_Job]) -> None:
-        """Do a batch in one transaction; when that cannot be, each of its jobs in one of its own."""
-        committing = False
+        """Do a batch in one transaction; when one of its jobs may be why that fails, each in one of its own."""
+        began = committing = False
         before = self.connection.total_changes()
         try:
             self._check()
             self.connection.execute("BEGIN IMMEDIATE")
+            began = True
             for job in batch:
                 job.run()
             self.flush()
@@ -220,7 +221,7 @@ class Database:
                 # Pages that could not be synced may be marked clean by the kernel: a second try would lie.
                 self.broken = f"{self.path}: the disk failed while it was written ({error}); restart on a sound disk"
                 error = StoreBroken(self.broken, may_have_happened=True)
-            if self.broken is None and len(batch) > 1:
+            if self.broken is None and began and len(batch) > 1:
                 for job in batch:
                     self._transact([job])
                 return

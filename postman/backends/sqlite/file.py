@@ -140,7 +140,7 @@ def identity(path: Path) -> Identity:
 
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
-    connection.set_busy_timeout(2_000)
+    connection.set_busy_timeout(1_000)
     application, version = connection.pragma("application_id"), connection.pragma("user_version")
     fresh = not connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
     if not fresh and application != APPLICATION:
@@ -174,12 +174,13 @@ _TRANSLATION: tuple[tuple[type[Exception], type[StoreError] | None, str], ...] =
     (apsw.NotADBError, StoreRefused, "this is no SQLite file, and was kept as it is; name another one"),
     (apsw.ReadOnlyError, StoreRefused, "the file cannot be written; mend its permissions or the file system"),
     (apsw.CantOpenError, StoreRefused, "the file cannot be opened; mend its permissions or the file system"),
+    (apsw.BusyError, None, "another program writes to it, or reads it with a lock; end that program"),
     (apsw.IOError, None, "the disk fails; look into the kernel's log, and give the file a sound one"),
 )
 
 
 def translated(error: Exception, path: Path, otherwise: type[StoreError] = StoreUnavailable) -> StoreError:
-    """The error of ours that an error of SQLite is; those not in the table (busy, memory) are `otherwise`."""
+    """The error of ours that an error of SQLite is; those not in the table (memory) are `otherwise`."""
     for theirs, ours, cure in _TRANSLATION:
         if isinstance(error, theirs):
             return (ours or otherwise)(f"{path}: {cure} ({error})")

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -212,6 +213,25 @@ async def test_a_full_disk_refuses_what_does_not_fit_and_takes_again_when_there_
         await database.run(lambda: limit(10_000))
         await database.run(partial(bury, database, "large again", 1_000_000))
         assert await reasons(database) == ["small", "large again"]
+
+
+async def test_a_lock_of_another_program_is_waited_for_once_and_not_by_each_operation(path: Path) -> None:
+    async with open_database(path) as database:
+        await database.run(lambda: database.connection.set_busy_timeout(200))
+        with closing(apsw.Connection(str(path))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            began = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for _ in range(50):
+                    nursery.start_soon(refused, database)
+            assert trio.current_time() - began < 2, "the first alone, and the others together"
+        await database.run(partial(bury, database, "now"))
+
+
+async def refused(database: Database) -> None:
+    with pytest.raises(StoreUnavailable, match="another program writes to it") as raised:
+        await database.run(partial(bury, database))
+    assert not raised.value.may_have_happened
 
 
 class FaultyFiles(apsw.VFS):
