@@ -242,7 +242,9 @@ def _locked(path: Path, flags: int) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "rb") as file:
             found = os.fstat(descriptor)
             if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise BacklogError(f"{path} holds mails, and others may read it; run: chmod 600 {path}")
+                raise BacklogError(
+                    f"{path} may be read by others; a backlog is for its owner alone: run: chmod 600 {path}"
+                )
             if not _lock(descriptor) or path.stat().st_ino != found.st_ino:  # its name may have gone meanwhile
                 raise BacklogError(f"{path} is in use by another export or import")
             yield file

@@ -10,6 +10,7 @@ import trio
 
 from postman import logs, registry, removal
 from postman.config import load
+from postman.ledger import ALL
 from postman.options import config_option, json_option, show
 from postman.secret import hide
 
@@ -31,7 +32,8 @@ def export_command(file: Path, config: Path, as_json: bool) -> int:  # noqa: FBT
         raise click.BadParameter(f"there is no directory {file.parent}", param_hint="FILE")
     logs.configure("warning", hide=hide)
     done = trio.run(removal.export, registry.set_up(load(config)), file)
-    lines = [f"moved to {file}: mails {done.mails}, idempotency keys {done.keys}"]
+    what = f"{file} was exported before, and stays as it is" if done.before else f"moved to {file}"
+    lines = [f"{what}: mails {done.mails}, idempotency keys {done.keys}"]
     if done.left:
         left = ", ".join(f"{state} {number}" for state, number in done.left.items())
         lines.append(f"still here: {left}; once no service runs here, export them to another FILE")
@@ -50,7 +52,13 @@ def import_command(file: Path, config: Path, as_json: bool) -> int:  # noqa: FBT
     """
     logs.configure("warning", hide=hide)
     done = trio.run(removal.take_in, registry.set_up(load(config)), file)
-    lines = [f"taken in: mails {done.mails}, idempotency keys {done.keys}; here already: mails {done.there}"]
+    lines = [
+        f"taken in: mails {done.mails}; here already: mails {done.there}",
+        f"idempotency keys of {file}, all here now: {done.keys}",
+    ]
+    if done.paused:
+        paused = ", ".join("all providers" if name == ALL else name for name in done.paused)
+        lines.append(f"paused here as it was there: {paused}; `postman resume` ends that once the service runs")
     show(done, lines, as_json=as_json)
     return 0
 

@@ -46,11 +46,13 @@ class Exported(msgspec.Struct, frozen=True):
         mails: that are in the file, and not in the ledger any more.
         keys: idempotency keys in the file.
         left: mails that have not ended and are in the ledger still, by state.
+        before: the file was complete already; nothing was moved now.
     """
 
     mails: int
     keys: int
     left: Mapping[State, int]
+    before: bool = False
 
 
 class TakenIn(msgspec.Struct, frozen=True):
@@ -59,12 +61,14 @@ class TakenIn(msgspec.Struct, frozen=True):
     Attributes:
         mails: that are new in the ledger.
         there: mails that were there already; they were left as they are.
-        keys: idempotency keys of the file.
+        keys: idempotency keys of the file; all of them are in the ledger now.
+        paused: providers that were paused where the mails come from, and are now here (`*`: all).
     """
 
     mails: int
     there: int
     keys: int
+    paused: tuple[str, ...] = ()
 
 
 async def export(setup: Setup, path: Path) -> Exported:
@@ -82,14 +86,15 @@ async def export(setup: Setup, path: Path) -> Exported:
         failpoint("X2")
         with opened(path, to_close=True) as backlog:
             contents = backlog.contents()
-            if contents.left is None:
+            before = contents.left is not None
+            if not before:
                 left = await _let_go(ledger, backlog, contents.removal)
                 backlog.close(left)
                 contents = msgspec.structs.replace(contents, left=frozenset(left))
         failpoint("X5")
         states = (await ledger.statistics()).states
     still_here = {state: number for state, number in states.items() if not state.ended and number}
-    return Exported(contents.moved, contents.keys, still_here)
+    return Exported(contents.moved, contents.keys, still_here, before)
 
 
 async def take_in(setup: Setup, path: Path) -> TakenIn:
@@ -111,7 +116,7 @@ async def take_in(setup: Setup, path: Path) -> TakenIn:
             await _take_pauses(ledger, contents.pauses)
             failpoint("Y1")
             there = await _take_letters(ledger, queue, backlog, contents)
-    return TakenIn(contents.moved - there, there, contents.keys)
+    return TakenIn(contents.moved - there, there, contents.keys, tuple(pause.provider for pause in contents.pauses))
 
 
 def _movable(ledger: Ledger) -> Movable:

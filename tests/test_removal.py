@@ -105,7 +105,7 @@ async def test_what_has_not_ended_moves_with_all_that_is_known_of_it(
     left = {} if source == "sqlite" else {State.SENDING: 1}
     assert await export(old, file) == Exported(len(moving), 2, left)
     assert file.stat().st_mode & 0o777 == 0o600
-    assert await take_in(new, file) == TakenIn(len(moving), 0, 2)
+    assert await take_in(new, file) == TakenIn(len(moving), 0, 2, ("lamda",))
 
     assert states(await rows(old)) == states(before) | dict.fromkeys(moving, State.CANCELLED)
     async with inside(new) as (ledger, scene):
@@ -118,8 +118,8 @@ async def test_what_has_not_ended_moves_with_all_that_is_known_of_it(
         assert (accepted.ids, accepted.replayed) == ((keyed.id,), True)
         assert [pause.provider for pause in await ledger.pauses()] == ["lamda"]
     assert ids[State.HELD] in moving
-    assert await take_in(new, file) == TakenIn(0, len(moving), 2)
-    assert await export(old, file) == Exported(len(moving), 2, left), "it is closed, and stays as it is"
+    assert await take_in(new, file) == TakenIn(0, len(moving), 2, ("lamda",))
+    assert await export(old, file) == Exported(len(moving), 2, left, before=True)
 
 
 def ran(command: str, setup: Setup, file: Path, failpoints: str = "") -> int:
