@@ -25,6 +25,21 @@ def test_rediss_means_tls_that_is_verified() -> None:
     assert tls.check_hostname
 
 
+@pytest.mark.parametrize(
+    ("url", "exposed"),
+    [
+        ("redis://127.0.0.1", False),
+        ("redis://[::1]", False),
+        ("redis://localhost", False),
+        ("rediss://example.org", False),
+        ("redis://10.0.0.7", True),
+        ("valkey://ann:secret@example.org", True),
+    ],
+)
+def test_what_leaves_this_machine_without_tls_is_exposed(url: str, exposed: bool) -> None:
+    assert address_of(RedisSettings(url=url)).is_exposed is exposed
+
+
 def test_a_password_may_be_in_a_file_or_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "password"
     file.write_text("from-a-file\n")

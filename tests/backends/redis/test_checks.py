@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -78,6 +79,15 @@ async def test_a_server_that_does_not_tell_its_settings_is_warned_of(tmp_path: P
             with structlog.testing.capture_logs() as logs:
                 assert not await check(client, what="ledger", must_keep=True)
             assert "appendfsync" in logs[0]["reason"]
+
+
+async def test_a_server_on_another_machine_without_tls_is_warned_of_once_for_each_store(redis: Address) -> None:
+    async with open_client(replace(redis, host="0.0.0.0")) as client:  # noqa: S104  # leads here, but is no loopback by name
+        with structlog.testing.capture_logs() as logs:
+            assert await check(client, what="ledger", must_keep=True)
+    [log] = logs
+    assert (log["log_level"], log["server"]) == ("warning", f"0.0.0.0:{redis.port}")
+    assert "write rediss://" in log["event"]
 
 
 async def test_a_safe_server_is_durable(redis: Address) -> None:

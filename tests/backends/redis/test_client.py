@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
-import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import hiredis
 import pytest
 import trio
 import trio.testing
-import trustme
 
-from postman.backends.redis.address import Address, RedisSettings, address_of
-from postman.backends.redis.client import Client, Script, open_client
-from postman.backends.redis.ledger import redis_ledger
-from postman.backends.redis.queue import redis_queue
+from postman.backends.redis.address import Address
+from postman.backends.redis.client import Script, open_client
 from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
-from postman.row import Policy, State
-from postman.testing.check_ledger import Scene
-from postman.testing.check_ledger.scene import ACCEPTED
-from postman.testing.ports import free_port
-from postman.testing.redis_server import RedisServer, redis_server
-from postman.testing.standing_clock import StandingClock
+from postman.testing.redis_server import RedisServer
 from postman.testing.tcp_proxy import open_proxy
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
@@ -254,70 +242,6 @@ async def test_a_server_that_is_not_there_is_named_at_start(mortal_redis: RedisS
             pass
 
 
-async def test_a_replica_is_not_taken_for_a_primary_and_one_that_became_a_replica_is_left(
-    mortal_redis: RedisServer, tmp_path: Path
-) -> None:
-    with redis_server(tmp_path / "other") as other:
-        async with open_client(address(mortal_redis.port)) as client:
-            await client.commit(COUNT, ["{postman}:count"])
-            mortal_redis.ask("REPLICAOF", "127.0.0.1", other.port)
-            with trio.fail_after(5):
-                while "name the primary" not in await why_not(client):  # noqa: ASYNC110  # another process
-                    await trio.sleep(0.02)
-            mortal_redis.ask("REPLICAOF", "NO", "ONE")
-            with trio.fail_after(10):
-                await answers(client.ask)
-            await client.commit(COUNT, ["{postman}:count"])
-
-
-async def why_not(client: Client) -> str:
-    with pytest.raises(StoreUnavailable) as raised:
-        await client.commit(COUNT, ["{postman}:count"])
-    assert not raised.value.may_have_happened
-    return str(raised.value)
-
-
-async def test_with_wait_a_write_that_no_replica_confirmed_is_not_taken_for_done(
-    mortal_redis: RedisServer, tmp_path: Path
-) -> None:
-    with redis_server(tmp_path / "replica", "--replicaof", f"127.0.0.1 {mortal_redis.port}") as replica:
-        async with open_client(address(mortal_redis.port, wait=1, timeout=2.0)) as client:
-            mortal_redis.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
-            with trio.fail_after(10):
-                while b"state=online" not in mortal_redis.ask("INFO", "replication"):  # noqa: ASYNC110  # another process
-                    await trio.sleep(0.05)
-            assert await client.commit(COUNT, ["{postman}:count"]) == 1
-            assert replica.ask("GET", "{postman}:count") == b"1"
-            replica.signal(signal.SIGSTOP)
-            with pytest.raises(StoreUnavailable, match="replicas") as raised:
-                await client.commit(COUNT, ["{postman}:count"])
-            assert raised.value.may_have_happened
-
-
-async def test_in_a_cluster_the_node_that_has_our_keys_is_found_and_has_them_all(tmp_path: Path) -> None:
-    asked_bus, owner_bus = str(free_port()), str(free_port())
-    node = ("--cluster-enabled", "yes", "--appendonly", "yes", "--appendfsync", "always", "--cluster-port")
-    with (
-        redis_server(tmp_path / "a", *node, asked_bus) as asked,
-        redis_server(tmp_path / "b", *node, owner_bus) as owner,
-    ):
-        owner.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-        asked.ask("CLUSTER", "MEET", "127.0.0.1", owner.port, owner_bus)
-        with trio.fail_after(20):
-            while any(b"cluster_state:ok" not in one.ask("CLUSTER", "INFO") for one in (asked, owner)):  # noqa: ASYNC110  # another process
-                await trio.sleep(0.05)
-        async with (
-            redis_queue(address(asked.port), 60.0) as queue,
-            redis_ledger(address(asked.port), Policy(), queue=queue) as ledger,
-        ):
-            scene = Scene(ledger, StandingClock())
-            [id] = await scene.accept(scene.letter(tags=("a",)))
-            await queue.ack(await queue.take())
-            await scene.end(id, ACCEPTED)
-            assert (await ledger.statistics()).states == {State.SENT: 1}
-        assert owner.ask("EXISTS", f"{{postman}}:letter:{id}") == 1
-
-
 async def test_when_the_node_of_a_cluster_that_had_our_keys_is_gone_the_first_one_is_asked_again(
     mortal_redis: RedisServer,
 ) -> None:
@@ -328,57 +252,3 @@ async def test_when_the_node_of_a_cluster_that_had_our_keys_is_gone_the_first_on
         with trio.fail_after(10):
             await answers(client.ask)
         assert await client.ask(("PING",)) == [7]
-
-
-async def test_a_wrong_password_is_refused_at_start_and_not_repeated(mortal_redis: RedisServer) -> None:
-    mortal_redis.ask("ACL", "SETUSER", "ann", "on", ">correct-horse", "~*", "&*", "+@all")
-    url = f"redis://ann:{{}}@127.0.0.1:{mortal_redis.port}"
-    with pytest.raises(StoreRefused) as raised:
-        async with open_client(address_of(RedisSettings(url=url.format("wrong-horse")))):
-            pass
-    assert "WRONGPASS" in str(raised.value)
-    assert "wrong-horse" not in str(raised.value)
-    async with open_client(address_of(RedisSettings(url=url.format("correct-horse")))) as client:
-        assert await client.ask(("ACL", "WHOAMI")) == [b"ann"]
-
-
-async def test_databases_are_apart(redis_process: RedisServer, redis: Address) -> None:
-    one = address_of(RedisSettings(url=f"{redis_process.url}/1"))
-    async with open_client(redis) as zero_client, open_client(one) as one_client:
-        await one_client.ask(("SET", f"{redis.prefix}x", 1))
-        assert await zero_client.ask(("EXISTS", f"{redis.prefix}x")) == [0]
-
-
-async def test_tls_is_spoken_and_the_certificate_is_checked(
-    redis: Address, redis_process: RedisServer, tmp_path: Path
-) -> None:
-    ours, others = trustme.CA(), trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ours.issue_cert("localhost").configure_cert(context)
-
-    async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
-        server = await trio.open_tcp_stream("127.0.0.1", redis_process.port)
-        async with stream, server, trio.open_nursery() as pumps:
-            pumps.start_soon(pump, stream, server)
-            pumps.start_soon(pump, server, stream)
-
-    async def pump(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                await sink.send_all(data)
-        await trio.aclose_forcefully(sink)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_ssl_over_tcp, serve, 0, context)
-        port = listeners[0].transport_listener.socket.getsockname()[1]
-        for ca, trusted in ((ours, True), (others, False)):
-            ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-            settings = RedisSettings(url=f"rediss://localhost:{port}", ca_file=tmp_path / "ca.pem")
-            with (
-                contextlib.nullcontext()
-                if trusted
-                else pytest.raises(StoreUnavailable, match="certificate verify failed")
-            ):
-                async with open_client(address_of(settings)) as client:
-                    assert await client.commit(COUNT, [f"{redis.prefix}count"]) == 1
-        nursery.cancel_scope.cancel()
