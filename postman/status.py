@@ -9,6 +9,7 @@ import msgspec
 
 from postman.breaker import State as BreakerState
 from postman.carrier import CarrierStatistics
+from postman.kind import ONLY_FAKES
 from postman.ledger import ALL, Instance, LedgerStatistics, Pause
 from postman.queue import QueueStatistics
 from postman.row import State
@@ -109,7 +110,7 @@ def _about_providers(facts: Facts) -> Iterator[str]:
     if not facts.providers:
         yield "No provider is configured, so nothing is sent: add a [[provider]] to postman.toml."
     elif not any(provider.delivers for provider in facts.providers):
-        yield "Only fake providers are configured: nothing is delivered. Add a real [[provider]] to postman.toml."
+        yield ONLY_FAKES
     for pause in facts.pauses:
         what = "All providers are" if pause.provider == ALL else f"Provider {pause.provider} is"
         again = "" if pause.provider == ALL else f" {pause.provider}"
