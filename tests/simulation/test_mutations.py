@@ -64,6 +64,11 @@ class NoClerk(Clerk):
         return False
 
 
+class DecidesAboutOthersAccounts(Clerk):
+    def _may_decide(self, row: Row) -> bool:  # that is the point
+        return True
+
+
 class MarksALiveCallAsDoubt(SimulatedLedger):
     async def overdue(self, limit: int) -> Overdue:
         sending = tuple(row for row in self._rows.live() if row.state is State.SENDING)
@@ -101,6 +106,7 @@ MUTATIONS = {
     "no fence": Parts(ledger=NoFence),
     "failing over on an unknown outcome": Parts(delivery=FailsOverOnAnUnknownOutcome),
     "failing over without a new claim": Parts(delivery=FailsOverWithoutANewClaim),
+    "doubt at others' accounts decided": Parts(clerk=DecidesAboutOthersAccounts),
     "no clerk": Parts(clerk=NoClerk),
     "a live call marked as doubt": Parts(ledger=MarksALiveCallAsDoubt),
     "the owner's late end dropped": Parts(ledger=DropsTheOwnersLateEnd),

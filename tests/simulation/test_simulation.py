@@ -48,6 +48,7 @@ def test_every_kind_of_trouble_and_of_end_comes_up() -> None:
         "reload",
         "cut_off",
         "freeze",
+        "upset",
         "bug",
         "webhook",
         "granted again",

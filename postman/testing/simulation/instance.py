@@ -49,6 +49,7 @@ class Outside:
     """What outlives an instance.
 
     Attributes:
+        branch: whose accounts at the vendors it has; instances of one branch have the same.
         nursery: where what is left of it when it is killed comes to rest.
     """
 
@@ -58,6 +59,7 @@ class Outside:
     dice: Dice
     truth: Truth
     nursery: trio.Nursery
+    branch: str = ""
 
 
 class Died(BaseException):
@@ -76,7 +78,8 @@ class Instance:
     def __init__(self, number: int, parts: Parts, outside: Outside) -> None:
         dice, truth, vendors = outside.dice, outside.truth, outside.vendors
         self.network = Network(dice, truth, self)
-        self.ledger = ShakyLedger(outside.ledger, self.network)
+        self._accounts = {vendor.name: f"{vendor.name}'s {outside.branch}" for vendor in vendors}
+        self.ledger = ShakyLedger(outside.ledger, self.network, self._accounts.values())
         self.ended = trio.Event()
         self.guard = Guard()
         self._queue = ShakyQueue(outside.queue, self.network)
@@ -148,7 +151,7 @@ class Instance:
         plug = Plug(vendor, step=self.network.deliver, start_soon=self._nursery.start_soon, truth=self._truth)
         terms = Terms(
             name=vendor.name,
-            account=f"{vendor.name}'s",
+            account=self._accounts[vendor.name],
             weight=self._dice.choice((0, 1, 1)),
             max_concurrent=self._dice.choice((None, None, 1)),
             rate=self._dice.choice((None, None, 1.0)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -117,14 +117,21 @@ class Network:
 
 
 class ShakyLedger:
-    """See `postman.ledger.Ledger`. What an instance sees of the ledger."""
+    """See `postman.ledger.Ledger`. What an instance sees of the ledger.
+
+    Args:
+        ledger: the one.
+        network: between it and the instance.
+        accounts: of the instance's providers.
+    """
 
     durable = True
     shared = True
 
-    def __init__(self, ledger: SimulatedLedger, network: Network) -> None:
+    def __init__(self, ledger: SimulatedLedger, network: Network, accounts: Collection[str]) -> None:
         self._ledger = ledger
         self._network = network
+        self._accounts = accounts
         self._truth = network.truth
 
     @property
@@ -181,7 +188,20 @@ class ShakyLedger:
 
     async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
         """See `Ledger.act`."""
-        return await self._network.write(partial(self._ledger.act, ids, verb, who), partial(self._truth.ruled, verb))
+
+        async def act() -> Mapping[Id, tuple[Row, bool]]:
+            before = {id: row for id in ids if (row := self._ledger.peek(id))}
+            acted = await self._ledger.act(ids, verb, who)
+            self._truth.ruled(verb, acted)
+            if verb is Verb.DECIDE:
+                patience = wall() - self.policy.doubt_patience
+                others = [
+                    id for id, row in before.items() if row.since > patience and row.account not in self._accounts
+                ]
+                self._truth.meddled(id for id in others if acted[id][1])
+            return acted
+
+        return await self._network.write(act)
 
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
@@ -214,6 +234,64 @@ class ShakyLedger:
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
         return await self._network.read(self._ledger.statistics)
+
+
+class MoodyQueue:
+    """See `postman.queue.Queue`. One of several, each of which may be down, for all instances.
+
+    Attributes:
+        down: it answers nothing; who waits for a note is told.
+    """
+
+    durable = True
+    shared = True
+
+    def __init__(self, queue: Queue) -> None:
+        self.down = False
+        self._queue = queue
+        self._waiting: set[trio.CancelScope] = set()
+
+    def fall(self) -> None:
+        """From now on it is down."""
+        self.down = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
+        """See `Queue.put`."""
+        await self._answering().put(notes, delay)
+
+    async def take(self) -> Lease:
+        """See `Queue.take`."""
+        queue = self._answering()
+        with trio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                return await queue.take()
+            finally:
+                self._waiting.remove(scope)
+        raise StoreUnavailable("no answer any more")
+
+    async def ack(self, lease: Lease) -> None:
+        """See `Queue.ack`."""
+        await self._answering().ack(lease)
+
+    async def release(self, lease: Lease, delay: float = 0) -> None:
+        """See `Queue.release`."""
+        await self._answering().release(lease, delay)
+
+    async def bury(self, lease: Lease, reason: str) -> None:
+        """See `Queue.bury`."""
+        await self._answering().bury(lease, reason)
+
+    async def statistics(self) -> QueueStatistics:
+        """See `Queue.statistics`."""
+        return await self._answering().statistics()
+
+    def _answering(self) -> Queue:
+        if self.down:
+            raise StoreUnavailable("no answer")
+        return self._queue
 
 
 class ShakyQueue:

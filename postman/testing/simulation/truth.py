@@ -99,7 +99,7 @@ class Truth:
         self.acts: set[tuple[Id, Verb]] = set()
         self.posts: list[list[Try]] = []
         self.bugs: list[str] = []
-        """Errors of our own that nobody planned."""
+        """Errors of our own that nobody planned, and what nobody may do."""
         self._held: dict[trio.lowlevel.Task, Grant] = {}
         self._used: set[Grant] = set()
         self._numbers = itertools.count()
@@ -174,6 +174,10 @@ class Truth:
                 self.written(row)
             if done and row.state is State.QUEUED and (verb in _PERSONS or verb is Verb.DECIDE):
                 self.freed[id].append(Freed(next(self._numbers), verb is Verb.DECIDE))
+
+    def meddled(self, ids: Iterable[Id]) -> None:
+        """An instance decided on doubt at somebody else's account, before the others' patience was over."""
+        self.bugs += [f"{id}: doubt was decided by who does not have its account" for id in ids]
 
     def ask(self, id: Id, vendor: str, *, marks: bool) -> Asked:
         """A vendor's plugin was called."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import trio
 
-from postman.backends.memory.queue import MemoryQueue, memory_queue
+from postman.backends.memory.queue import memory_queue
 from postman.errors import StoreError, StoreFull, StoreUnavailable
 from postman.ledger import ALL, Filter
 from postman.mail import Address, Content, Id, Mail, OnDoubt
 from postman.provider import Receipt
+from postman.queue import Queue
 from postman.row import Now, Policy, Row, State, Verb
+from postman.shards import open_shards
 from postman.testing.simulation.dice import QUIET, STALL, Dice
 from postman.testing.simulation.instance import Died, Instance, Outside, Parts
-from postman.testing.simulation.stores import wall
+from postman.testing.simulation.stores import MoodyQueue, wall
 from postman.testing.simulation.truth import Truth, Try
 from postman.testing.simulation.vendor import Vendor
 
@@ -49,12 +52,18 @@ class World:
         self._ledger = parts.ledger(self._policy, lambda: Now(wall(), trio.current_time()))
         self._vendors = [Vendor(name, self.dice, self.truth) for name in ("lamda", "delta", "sigma")]
         self._vendors = self._vendors[: self.dice.randint(1, 3)]
+        self._branches = self.dice.even()
+        """Each instance has accounts of its own."""
+        self._queues: list[MoodyQueue] = []
+        """Several, or none: then there is one that is never down for all."""
         self._instances: dict[int, Instance] = {}
         self._nodes = 0
 
     async def run(self) -> tuple[Mapping[Id, Row], Policy, float]:
         """Trouble, then rest; what the ledger says in the end."""
-        async with memory_queue(60.0) as queue, trio.open_nursery() as nursery:
+        several = self.dice.choice((0, 0, 2, 3))
+        openings = [(f"queue {number}", self._open_moody) for number in range(several)]
+        async with open_shards(openings) if several else memory_queue(60.0) as queue, trio.open_nursery() as nursery:
             for slot in range(1 if self._embedded else 2):
                 await nursery.start(self._keep, slot, queue, nursery)
             async with trio.open_nursery() as clients:
@@ -70,16 +79,23 @@ class World:
         rows = await self._ledger.find(Filter(), None, 1_000)
         return {row.id: row for row in rows}, self._policy, wall()
 
+    @asynccontextmanager
+    async def _open_moody(self) -> AsyncGenerator[Queue]:
+        async with memory_queue(60.0) as queue:
+            self._queues.append(MoodyQueue(queue))
+            yield self._queues[-1]
+
     async def _keep(
         self,
         slot: int,
-        queue: MemoryQueue,
+        queue: Queue,
         nursery: trio.Nursery,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Start an instance, again and again."""
-        outside = Outside(self._ledger, queue, self._vendors, self.dice, self.truth, nursery)
+        branch = f"{slot}" if self._branches else ""
+        outside = Outside(self._ledger, queue, self._vendors, self.dice, self.truth, nursery, branch)
         while True:
             self._nodes += 1
             instance = self._instances[slot] = Instance(self._nodes, self._parts, outside)
@@ -168,7 +184,7 @@ class World:
             await instance.ledger.settle(asked.id, Receipt(asked.message_id), asked.vendor)
 
     async def _nemesis(self) -> None:
-        deeds = [self._kill, self._drain, self._pause, self._reload, self._cut_off, self._freeze]
+        deeds = [self._kill, self._drain, self._pause, self._reload, self._cut_off, self._freeze, self._upset]
         deeds = self.dice.sample(deeds, self.dice.randint(0, len(deeds)))
         pace = self.dice.choice((10, 30, 100))
         while deeds:
@@ -200,11 +216,20 @@ class World:
         await trio.sleep(self.dice.uniform(0.0, 60.0))
         instance.network.down = False
 
+    async def _upset(self, _: Instance) -> None:
+        if self._queues:
+            queue = self.dice.choice(self._queues)
+            queue.fall()
+            await trio.sleep(self.dice.uniform(0.0, 60.0))
+            queue.down = False
+
     # rest
 
     async def _calm_down(self) -> None:
         self.truth.log("calm")
         self.dice.calm = True
+        for queue in self._queues:
+            queue.down = False
         for pause in await self._ledger.pauses():
             await self._ledger.pause(pause.provider, None)
         for instance in self._instances.values():
