@@ -221,11 +221,12 @@ class Delivery:
             _log.warning("a note could not be given back; it will be shown again", reason=str(error))
 
     async def _bury(self, lease: Lease, reason: str) -> None:
-        _log.warning("a note was buried", id=lease.note.id if lease.note else None, reason=reason)
         try:
             await self._queue.bury(lease, reason)
         except (LeaseLost, StoreUnavailable) as error:
             _log.warning("a note could not be buried; it will be shown again", reason=str(error))
+        else:
+            _log.warning("a note was buried", id=lease.note.id if lease.note else None, reason=reason)
 
 
 async def _unless_surely_not[T](write: Callable[[], Awaitable[T]]) -> T:

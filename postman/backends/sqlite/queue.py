@@ -140,6 +140,7 @@ class NoteTable:
         self._removed: list[Entry] = []
         self._acked: list[Entry] = []
         self._graves: list[tuple[float, str, bytes]] = []
+        self._dug = 0
         self._fresh: list[Entry] = []
 
     def load(self) -> tuple[list[int], float]:
@@ -188,7 +189,7 @@ class NoteTable:
             [(note.lane, due, number) for due, number, note in self._removed],
         )
         write("INSERT INTO buried (at, reason, bytes) VALUES ", "(?, ?, ?)", "", self._graves)
-        self.buried += len(self._graves)
+        self._dug += len(self._graves)
         self._fresh += self._added
         self._added, self._removed, self._graves = [], [], []
 
@@ -196,10 +197,12 @@ class NoteTable:
         """See `Participant.forget`. Acks are tried again with the next commit."""
         self.gone.extend(self._acked)
         self._added, self._removed, self._graves, self._acked, self._fresh = [], [], [], [], []
+        self._dug = 0
 
     def kept(self) -> Sequence[Callable[[], None]]:
         """See `Participant.kept`. New notes go to the lanes before those that are read now."""
-        fresh, self._fresh, self._acked = self._fresh, [], []
+        self.buried += self._dug
+        fresh, self._fresh, self._acked, self._dug = self._fresh, [], [], 0
         tell: list[Callable[[], None]] = [partial(self.lanes.show, fresh)] if fresh else []
         while self.wanted:
             lane, after = self.wanted.popleft()

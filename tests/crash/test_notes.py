@@ -1,0 +1,61 @@
+"""Notes that are doubled, damaged or of nobody, and a grave that cannot be dug: each mail is sent once, all is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import trio
+
+from postman.testing import sick_disk
+from postman.testing.customer import open_customer
+from postman.testing.program import open_program, wait_until
+
+MAIL = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x"}],
+}
+MAILS, COPIES, WORKERS = 20, 5, 16
+NOBODYS: Sequence[str | bytes] = ("0x0000000000000001", "no id", "", b"\xff\xfe", "0x" + "f" * 400)
+
+
+async def test_doubled_and_damaged_notes_cost_nothing_and_are_not_gone_before_they_are_buried(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    queue = tmp_path / "queue.db"
+    text = toml(queue="sqlite:queue.db", workers=WORKERS)
+    async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+        await program.start()
+        assert (await customer._http.post(f"{program.url}/pause", json={})).is_success
+        await customer.post("key", [MAIL] * MAILS)
+        await program.stop()
+        with closing(apsw.Connection(str(queue))) as notes:
+            put = "INSERT INTO note (lane, due, seq, id, size, version) VALUES (1, 1.0, ?, ?, 10, 1)"
+            each = [*customer.ids * (COPIES - 1), *NOBODYS]
+            notes.executemany(put, [(10_000 + number, id) for number, id in enumerate(each)])
+        await program.start(before=sick_disk.install)
+        sick_disk.break_(queue, "full")
+        assert (await customer._http.post(f"{program.url}/resume", json={})).is_success
+        await customer.wait_settled()
+        await wait_until(lambda: sick_disk.was_met(queue))
+        assert (await customer.get("/status"))["queue"]["buried"] < len(NOBODYS)
+        sick_disk.heal(queue)
+        with trio.fail_after(30):
+            while (status := await customer.get("/status"))["queue"]["buried"] < len(NOBODYS):
+                pass
+        assert status["because"] == [
+            f"{len(NOBODYS)} notes on the queue could not be read or named no mail; they were put aside."
+        ]
+        assert program.log.count('"a note was buried"') == 1, (
+            "the others were none, and buried when the queue was opened"
+        )
+        assert sum(status["queue"]["ready"]) == status["queue"]["leased"] == 0
+        assert await program.stop() == 0
+        with closing(apsw.Connection(str(queue))) as graves:
+            kept = graves.execute("SELECT reason, bytes FROM buried").fetchall()
+    assert len(kept) == len(NOBODYS)
+    assert sorted(accepted()) == sorted(customer.ids)
