@@ -11,7 +11,6 @@ from typing import Any, Final
 import structlog
 import trio
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError
 from botocore.session import Session
 
 from postman.errors import StoreUnavailable
@@ -81,7 +80,7 @@ def _find(session: Any) -> tuple[Any, ReadOnlyCredentials]:  # noqa: ANN401  # b
     try:
         found = session.get_credentials()
         keys = found and found.get_frozen_credentials()
-    except (BotoCoreError, OSError, ValueError) as error:  # ValueError: a file that is none
+    except Exception as error:  # noqa: BLE001  # files, programs and servers are asked, and each fails in its own way
         raise StoreUnavailable(f"the AWS credentials cannot be had: {hide(str(error))}") from error
     if keys is None:
         raise StoreUnavailable(f"there are no AWS credentials; {_CURE}")

@@ -11,6 +11,8 @@ from trio.testing import MockClock
 
 from postman.backends.sqs.credentials import LOOK, Credentials
 from postman.errors import StoreUnavailable
+from postman.testing import acts
+from postman.testing.fault_server import open_fault_server
 
 
 @pytest.fixture
@@ -64,3 +66,20 @@ async def test_a_program_that_gives_none_is_named(tells: Callable[[str], None]) 
     tells("")
     with pytest.raises(StoreUnavailable, match="credentials cannot be had"):
         await Credentials().keys()
+
+
+async def test_a_role_that_aws_does_not_give_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("of a pod")
+    refusal = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>Not for you</Message></Error></ErrorResponse>"
+    async with open_fault_server(otherwise=acts.answer(403, body=refusal)) as sts:
+        for name, value in {
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"),
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/postman",
+            "AWS_ENDPOINT_URL_STS": sts.url,
+            "AWS_REGION": "eu-central-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        with pytest.raises(StoreUnavailable, match="cannot be had.*AccessDenied.*Not for you"):
+            await Credentials().keys()
