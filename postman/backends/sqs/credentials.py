@@ -80,7 +80,7 @@ def _find(session: Any) -> tuple[Any, ReadOnlyCredentials]:  # noqa: ANN401  # b
     try:
         found = session.get_credentials()
         keys = found and found.get_frozen_credentials()
-    except Exception as error:  # noqa: BLE001  # files, programs and servers are asked, and each fails in its own way
+    except Exception as error:  # files, programs and servers are asked, and each fails in its own way
         raise StoreUnavailable(f"the AWS credentials cannot be had: {hide(str(error))}") from error
     if keys is None:
         raise StoreUnavailable(f"there are no AWS credentials; {_CURE}")

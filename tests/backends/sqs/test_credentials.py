@@ -81,5 +81,5 @@ async def test_a_role_that_aws_does_not_give_is_told(tmp_path: Path, monkeypatch
             monkeypatch.setenv(name, value)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
-        with pytest.raises(StoreUnavailable, match="cannot be had.*AccessDenied.*Not for you"):
+        with pytest.raises(StoreUnavailable, match=r"cannot be had.*AccessDenied.*Not for you"):
             await Credentials().keys()
