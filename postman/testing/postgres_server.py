@@ -91,6 +91,20 @@ class PostgresServer:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def wait_for(self, question: str) -> None:
+        """Wait until a question finds something."""
+        until = time.monotonic() + PATIENCE
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=2) as connection:
+            while not connection.execute(question.encode()).fetchall():
+                assert time.monotonic() < until, f"never true: {question}"
+                time.sleep(0.01)
+
+    def configure(self, name: str, value: str) -> None:
+        """Change a setting while it runs; on return it counts."""
+        self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+        self.wait_for(f"SELECT WHERE current_setting('{name}') = '{value}'")
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)

@@ -20,8 +20,8 @@ from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger_lists import PostgresLists
 from postman.backends.postgres.ledger_rows import Operation, PostgresRows
 from postman.backends.postgres.line import Line, Side, open_line
-from postman.backends.postgres.queue import PostgresQueue, PostgresQueueSettings, check, queue_on, server_of
-from postman.backends.postgres.server import Server, open_side, prepare
+from postman.backends.postgres.queue import PostgresQueue, PostgresQueueSettings, queue_on
+from postman.backends.postgres.server import PostgresSettings, Server, check, open_side, prepare, server_of
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import (
@@ -32,7 +32,6 @@ from postman.ledger import (
     Filter,
     Instance,
     Ledger,
-    LedgerSettings,
     LedgerStatistics,
     Overdue,
     Pause,
@@ -194,14 +193,10 @@ class PostgresLedger:
         return answer
 
 
-class PostgresLedgerSettings(LedgerSettings, frozen=True, kw_only=True):
-    """What the URL's query may say; see `postman.backends.postgres.server.Server` and libpq."""
+class PostgresLedgerSettings(PostgresSettings, frozen=True, kw_only=True):
+    """See `postman.ledger.LedgerSettings`."""
 
-    schema: str = "postman"
-    timeout: float = 5.0
-    sslmode: str = ""
-    sslrootcert: str = ""
-    passfile: str = ""
+    policy: Policy = Policy()
 
 
 @asynccontextmanager

@@ -7,31 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from postman.backends import rows
+from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, id_of, key_of
+from postman.backends.postgres.checks import troubles
 from postman.backends.postgres.connection import Connection
-from postman.backends.postgres.ledger_rows import (
-    DOUBLED,
-    NUMBERS,
-    STATES,
-    SWEPT,
-    count,
-    hash_of,
-    hashes_of,
-    id_of,
-    key_of,
-)
+from postman.backends.postgres.ledger_rows import DOUBLED, SWEPT, count, number_of
 from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id, Letter
 from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
 from postman.row import Now, Row
-
-SLACK: Final = 3_600.0
-"""Seconds that may pass from the making of an id to its acceptance."""
 
 _instances = msgspec.msgpack.Decoder(Instance)
 
@@ -63,14 +52,13 @@ class PostgresLists:
         conditions: list[tuple[str, Any]] = []
         if after is not None:
             conditions.append(("key < %s", key_of(after)))
-        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
-            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
-            conditions.append(("key >= %s", (earliest << 22) - 2**63))
+        if filter.since is not None:
+            conditions.append(("key >= %s", key_of(first_id(filter.since))))
             conditions.append(("accepted >= %s", filter.since))
         if filter.client is not None:
             conditions.append(("client = %s", filter.client))
         conditions += [
-            ("key IN (SELECT key FROM label WHERE hash = %s)", hashes_of(hash_of(label))[0])
+            ("key IN (SELECT key FROM label WHERE hash = %s)", number_of(hash_of(label)))
             for label in rows.labels_of(filter)
         ]
         values = [value for _, value in conditions]
@@ -109,7 +97,7 @@ class PostgresLists:
             [len(STATES) - 1, wall - retention, limit],
             binary=True,
         ).fetchall()
-        labels = [(hash, key) for key, joined, _ in swept for hash in hashes_of(joined)]
+        labels = [(number_of(hash), key) for key, joined, _ in swept for hash in hashes_of(joined)]
         connection.execute("DELETE FROM body WHERE key = ANY(%s::bigint[])", [[key for key, _, _ in swept]])
         connection.execute(
             "DELETE FROM label USING unnest(%s::bigint[], %s::bigint[]) AS gone (hash, key) "
@@ -139,7 +127,7 @@ class PostgresLists:
             [self.now(connection).wall],
         ).fetchall()
         known = {state: counts[number] for state, number in NUMBERS.items() if counts.get(number)}
-        return LedgerStatistics(known, oldest, doubled)
+        return LedgerStatistics(known, oldest, doubled, troubles(connection))
 
     def pause(self, provider: str, who: str | None, connection: Connection) -> None:
         """See `Ledger.pause`."""

@@ -6,7 +6,6 @@ are about; these change them in memory; and what they changed is written by a fe
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections import Counter
@@ -17,20 +16,16 @@ from typing import Any, Final
 import msgspec
 import psycopg
 
-from postman import transitions
 from postman.backends import rows
+from postman.backends.columns import NUMBERS, changing, hashes_of, id_of, joined, key_of
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Job
 from postman.backends.postgres.queue_moves import insert_notes
 from postman.errors import StoreUnavailable
-from postman.ledger import Which
 from postman.mail import Id
 from postman.queue import Note
 from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
 
-STATES: Final = tuple(State)
-NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
-"""States as the tables have them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
 DOUBLED: Final = -1
 """Stands among the states in the tally."""
 SLOTS: Final = 2**15
@@ -44,24 +39,9 @@ RECOUNT: Final = 1.0
 """Seconds for which the sum of all slots is believed; and ten times as long as it took."""
 
 
-def key_of(id: Id) -> int:
-    """The primary key of an id: signed 64 bits, in the order of the ids."""
-    return int(id, 16) - 2**63
-
-
-def hash_of(label: tuple[Which, str]) -> bytes:
-    """What the tables have of a label: no address stays in them longer than its letter's body."""
-    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
-
-
-def hashes_of(labels: bytes) -> list[int]:
-    """The numbers in the table of labels that are joined in a letter's column."""
-    return [int.from_bytes(labels[start : start + 8], signed=True) for start in range(0, len(labels), 8)]
-
-
-def id_of(key: int) -> Id:
-    """The id of a primary key."""
-    return Id(f"0x{key + 2**63:016x}")
+def number_of(hash: bytes) -> int:
+    """What the tables have of a label's hash."""
+    return int.from_bytes(hash, signed=True)
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -188,7 +168,7 @@ class PostgresRows:
                 "UPDATE letter SET state = new.state, due = new.due, wake = new.wake, put = new.put, row = new.row "
                 "FROM unnest(%b::bigint[], %b::smallint[], %b::float8[], %b::float8[], %b::bool[], %b::bytea[]) "
                 "AS new (key, state, due, wake, put, row) WHERE letter.key = new.key",
-                [(key_of(id), *self._columns(row)) for id, row in self._changed.items()],
+                [(key_of(id), *changing(row, self.policy)) for id, row in self._changed.items()],
             )
             write("DELETE FROM body WHERE key = ANY(%b::bigint[])", [(key_of(id),) for id in self._bodiless])
             insert_notes(connection, self.notes)
@@ -203,12 +183,12 @@ class PostgresRows:
             connection.execute("UPDATE tally SET slot = %s WHERE slot = %s", [self._slot, left])
 
     def _insert(self, write: Callable[[str, Sequence[Sequence[Any]]], None], added: Sequence[tuple[Any, ...]]) -> None:
-        hashes = {key: b"".join(map(hash_of, labels)) for key, _, _, _, labels in added}
+        hashes = {key: joined(labels) for key, _, _, _, labels in added}
         write(
             "INSERT INTO letter (key, client, accepted, labels, state, due, wake, put, row) SELECT * FROM unnest"
             "(%b::bigint[], %b::text[], %b::float8[], %b::bytea[], %b::smallint[], %b::float8[], %b::float8[], "
             "%b::bool[], %b::bytea[])",
-            [(key, client, row.accepted, hashes[key], *self._columns(row)) for key, client, row, _, _ in added],
+            [(key, client, row.accepted, hashes[key], *changing(row, self.policy)) for key, client, row, _, _ in added],
         )
         write(
             "INSERT INTO body (key, letter) SELECT * FROM unnest(%b::bigint[], %b::bytea[])",
@@ -216,11 +196,8 @@ class PostgresRows:
         )
         write(
             "INSERT INTO label (hash, key) SELECT * FROM unnest(%b::bigint[], %b::bigint[])",
-            [(hash, key) for key in hashes for hash in hashes_of(hashes[key])],
+            [(number_of(hash), key) for key in hashes for hash in hashes_of(hashes[key])],
         )
-
-    def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
-        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, rows.sealed(row)
 
     # Rows
 

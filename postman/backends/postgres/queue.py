@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import outcome
@@ -21,13 +21,14 @@ import psycopg
 import trio
 from psycopg import sql
 
+from postman.backends.postgres.checks import troubles
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Line, Side, open_line
 from postman.backends.postgres.queue_moves import Ack, Announce, Bury, Move, Moves, Put, Release, Take, Taken
-from postman.backends.postgres.server import Server, open_side, prepare
+from postman.backends.postgres.server import PostgresSettings, Server, check, open_side, prepare, server_of
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
+from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
 
 POLL: Final = 5.0
 """Seconds between two looks of those who wait, should a wake-up be lost."""
@@ -175,7 +176,7 @@ def _statistics(connection: Connection) -> QueueStatistics:
         "count(*) FILTER (WHERE due > now() AND lease IS NOT NULL), (SELECT count(*) FROM buried) FROM note"
     ).fetchall()
     [(high, normal, bulk, delayed, leased, buried)] = found
-    return QueueStatistics((high, normal, bulk), delayed, leased, buried)
+    return QueueStatistics((high, normal, bulk), delayed, leased, buried, troubles(connection))
 
 
 @asynccontextmanager
@@ -192,25 +193,10 @@ async def queue_on(server: Server, side: Side, visibility_timeout: float) -> Asy
         nursery.cancel_scope.cancel()
 
 
-class PostgresQueueSettings(QueueSettings, frozen=True, kw_only=True):
-    """What the URL's query may say; see `postman.backends.postgres.server.Server` and libpq."""
+class PostgresQueueSettings(PostgresSettings, frozen=True, kw_only=True):
+    """See `postman.queue.QueueSettings`."""
 
-    schema: str = "postman"
-    timeout: float = 5.0
-    sslmode: str = ""
-    sslrootcert: str = ""
-    passfile: str = ""
-
-
-def server_of(settings: Any) -> Server:  # noqa: ANN401  # the settings of our queue or of our ledger
-    """The server that settings name."""
-    words = {word: getattr(settings, word) for word in ("sslmode", "sslrootcert", "passfile")}
-    return Server(settings.url, settings.schema, settings.timeout, {word: said for word, said in words.items() if said})
-
-
-def check(settings: Any) -> None:  # noqa: ANN401  # the same
-    """Raises ConfigError when they name no server."""
-    server_of(settings).conninfo("check")
+    visibility_timeout: float = 60.0
 
 
 @asynccontextmanager

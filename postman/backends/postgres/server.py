@@ -1,65 +1,34 @@
-"""The PostgreSQL server that a URL names: how to come in, what it must promise, and the tables that we have there."""
+"""The PostgreSQL server that a URL names, and how to come in."""
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from math import ceil
 
+import msgspec
 import psycopg
-import structlog
 import trio
-from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from postman.backends.postgres import checks
 from postman.backends.postgres.connection import Connection, translated
 from postman.backends.postgres.line import Side, Statements, open_line
-from postman.errors import ConfigError, StoreRefused
+from postman.backends.postgres.tables import migrate
+from postman.errors import ConfigError
 
-_log = structlog.get_logger()
 
-OLDEST: Final = 140_000
-CONNECT_TIMEOUT: Final = 5
+class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """A URL and what its query may say, for ledger and queue alike; see `Server` and libpq."""
 
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE letter (
-        key bigint PRIMARY KEY, client text COLLATE "C" NOT NULL, accepted float8 NOT NULL, labels bytea NOT NULL,
-        state smallint NOT NULL, due float8 NOT NULL, wake float8 NOT NULL, put boolean NOT NULL, row bytea NOT NULL
-    );
-    CREATE INDEX letter_state ON letter (state, key);
-    CREATE INDEX letter_client ON letter (client, state, key);
-    CREATE INDEX letter_due ON letter (put, due) WHERE state = 0;
-    CREATE INDEX letter_aged ON letter (wake) WHERE state = 0;
-    CREATE INDEX letter_lapsed ON letter (wake) WHERE state = 1;
-    CREATE INDEX letter_doubtful ON letter (wake) WHERE state = 2;
-    CREATE INDEX letter_ended ON letter (wake) WHERE state >= 4;
-    CREATE TABLE body (key bigint PRIMARY KEY, letter bytea NOT NULL);
-    CREATE TABLE label (hash bigint NOT NULL, key bigint NOT NULL, PRIMARY KEY (hash, key));
-    CREATE TABLE idempotency (
-        client text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL, fingerprint bytea NOT NULL,
-        ids text NOT NULL, at float8 NOT NULL, PRIMARY KEY (client, key)
-    );
-    CREATE INDEX idempotency_at ON idempotency (at);
-    CREATE TABLE pause (provider text COLLATE "C" PRIMARY KEY, since float8 NOT NULL, who text NOT NULL);
-    CREATE TABLE tally (slot smallint, name smallint, number bigint NOT NULL, PRIMARY KEY (slot, name))
-        WITH (fillfactor = 50);
-    CREATE TABLE note (
-        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, lane smallint NOT NULL, due timestamptz NOT NULL,
-        lease bigint, id text NOT NULL, size bigint NOT NULL, version integer NOT NULL
-    ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
-    CREATE INDEX note_due ON note (lane, due, seq);
-    CREATE SEQUENCE lease;
-    CREATE TABLE buried (at timestamptz NOT NULL, reason text NOT NULL, bytes bytea NOT NULL);
-    """,
-    """
-    CREATE TABLE instance (id text COLLATE "C" PRIMARY KEY, at float8 NOT NULL, said bytea NOT NULL);
-    """,
-)
-"""How to come from version n to n + 1. They only add, and a Postman of version n works on n + 1: a rolling upgrade."""
+    url: str
+    schema: str = "postman"
+    timeout: float = 5.0
+    sslmode: str = ""
+    sslrootcert: str = ""
+    passfile: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +99,7 @@ class Server:
     def conninfo(self, name: str) -> str:
         """For libpq; ConfigError when the URL is none."""
         kept: dict[str, str | int] = {
-            "connect_timeout": CONNECT_TIMEOUT,
+            "connect_timeout": ceil(self.timeout),
             "target_session_attrs": "read-write",
             "keepalives_idle": 30,
             "keepalives_interval": 10,
@@ -146,6 +115,17 @@ class Server:
                 "this is no URL of PostgreSQL; write postgresql://USER@HOST:PORT/DATABASE, with the password in the"
                 " file that PGPASSFILE names"
             ) from None
+
+
+def server_of(settings: PostgresSettings) -> Server:
+    """The server that settings name."""
+    words = {word: getattr(settings, word) for word in ("sslmode", "sslrootcert", "passfile")}
+    return Server(settings.url, settings.schema, settings.timeout, {word: said for word, said in words.items() if said})
+
+
+def check(settings: PostgresSettings) -> None:
+    """Raises ConfigError when they name no server."""
+    server_of(settings).conninfo("check")
 
 
 @asynccontextmanager
@@ -173,73 +153,9 @@ async def prepare(server: Server, *, durable: bool) -> None:
 def _prepare(server: Server, durable: bool) -> None:  # noqa: FBT001  # trio passes no names
     try:
         with server.connect() as connection:
-            _check(connection, durable=durable)
-            _check_pooler(server, connection)
-            _warn_of_eavesdroppers(connection)
-            _migrate(connection, server.schema)
+            checks.refuse_unfit(connection, durable=durable)
+            checks.refuse_shared_sessions(connection, server.connect)
+            checks.warn(connection, durable=durable)
+            migrate(connection, server.schema)
     except psycopg.Error as error:
         raise translated(error) from error
-
-
-def _check(connection: Connection, *, durable: bool) -> None:
-    if connection.info.server_version < OLDEST:
-        raise StoreRefused(f"PostgreSQL {connection.info.server_version // 10_000} is too old; 14 is the oldest")
-    if connection.info.parameter_status("server_encoding") != "UTF8":
-        raise StoreRefused("the database does not store UTF8; create one with ENCODING 'UTF8'")
-    for name in ("fsync", "full_page_writes") if durable else ():
-        if connection.execute("SELECT current_setting(%s)", [name]).fetchone() != ("on",):
-            raise StoreRefused(
-                f"PostgreSQL runs with {name} = off: a power cut may lose mails that were promised, or all of them;"
-                f" set {name} = on"
-            )
-
-
-def _check_pooler(server: Server, connection: Connection) -> None:
-    """Refuse a pooler that gives a session to whoever has a transaction: what we set for ours would be others' too."""
-    mine = _backend(connection)
-    if mine == connection.info.backend_pid:
-        return  # nobody stands between
-    with server.connect() as other, other.transaction():
-        shared = _backend(other) == mine or _backend(connection) != mine
-    if shared:
-        raise StoreRefused(
-            "a pooler stands before PostgreSQL and shares its sessions, so that a commit may not be flushed; name the"
-            " server itself, or a port of the pooler with pool_mode = session"
-        )
-
-
-def _warn_of_eavesdroppers(connection: Connection) -> None:
-    if is_exposed(connection.info.hostaddr, encrypted=connection.pgconn.ssl_in_use):
-        _log.warning(
-            "mails travel to PostgreSQL unencrypted; add ?sslmode=verify-full to the url, and sslrootcert=FILE for a"
-            " certificate of your own",
-            server=connection.info.host,
-        )
-
-
-def is_exposed(address: str, *, encrypted: bool) -> bool:
-    """Whether others may read what goes to a server; no address: a socket in the file system."""
-    return not encrypted and address != "" and not ipaddress.ip_address(address).is_loopback
-
-
-def _backend(connection: Connection) -> object:
-    return connection.execute("SELECT pg_backend_pid()").fetchall()[0][0]
-
-
-def _migrate(connection: Connection, schema: str) -> None:
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('postman ' || %s, 0))", [schema])
-        if connection.execute("SELECT to_regnamespace(quote_ident(%s)) IS NULL", [schema]).fetchone() == (True,):
-            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        if connection.execute("SELECT to_regclass('migration') IS NULL").fetchone() == (True,):
-            connection.execute("CREATE TABLE migration (version integer PRIMARY KEY, at timestamptz NOT NULL)")
-        row = connection.execute("SELECT coalesce(max(version), 0) FROM migration").fetchone()
-        version = 0 if row is None else row[0]
-        if version > len(MIGRATIONS) + 1:
-            raise StoreRefused(
-                f"the tables in schema {schema} were made by a newer Postman (theirs is version {version}, this one"
-                f" knows {len(MIGRATIONS)}); they were not touched. Run the newer one"
-            )
-        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
-            connection.execute(statements)
-            connection.execute("INSERT INTO migration (version, at) VALUES (%s, now())", [number])

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from postman.backends import rows
+from postman.backends.columns import first_id, hash_of, hashes_of
 from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
@@ -23,8 +24,6 @@ from postman.row import Now, Row, State
 
 PAGE: Final = 100
 """Letters that are looked at together."""
-SLACK: Final = 3_600.0
-"""Seconds that may pass from the making of an id to its acceptance."""
 
 _log = structlog.get_logger()
 _pauses = msgspec.msgpack.Decoder(Pause)
@@ -66,7 +65,7 @@ class RedisLists:
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`. The smallest index is read, newest first; what else is asked for is looked at."""
-        labels = {shelf.hash_of(label) for label in rows.labels_of(filter)}
+        labels = {hash_of(label) for label in rows.labels_of(filter)}
         names = [shelf.index_of_label(hash) for hash in labels]
         names += [] if filter.client is None else [shelf.index_of_client(filter.client)]
         names += [] if filter.state is None else [shelf.index_of_state(filter.state)]
@@ -82,20 +81,16 @@ class RedisLists:
             read, _ = await self.fetch(ids)
             for id, (_, stored, joined) in read.items():
                 row = None if stored is None else rows.decoded(id, stored)
-                if row is not None and rows.matches(row, filter) and labels <= set(shelf.hashes_of(joined or b"")):
+                if row is not None and rows.matches(row, filter) and labels <= set(hashes_of(joined or b"")):
                     found.append(row)
         return found[:limit]
 
     async def _page(self, names: Sequence[str], since: float | None, after: Id | None) -> list[Id]:
         """The newest ids behind `after` of all these indices."""
         newest = "+" if after is None else f"({after}"
-        # An id begins with its time, so older letters need not be looked at.
-        oldest = 0 if since is None else min(max(0, int((since - SLACK) * 1_000)), 2**42 - 1) << 22
+        oldest = f"[{first_id(since or 0.0)}"
         pages = await self._client.ask(
-            *(
-                ("ZRANGE", self.key(name), newest, f"[0x{oldest:016x}", "BYLEX", "REV", "LIMIT", 0, PAGE)
-                for name in names
-            )
+            *(("ZRANGE", self.key(name), newest, oldest, "BYLEX", "REV", "LIMIT", 0, PAGE) for name in names)
         )
         return sorted((_id(found) for page in pages for found in page), reverse=True)[:PAGE]
 

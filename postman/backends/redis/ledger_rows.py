@@ -13,7 +13,6 @@ else are indices, sorted sets of ids, by name:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +20,7 @@ import msgspec
 
 from postman import transitions
 from postman.backends import rows
-from postman.ledger import Which
+from postman.backends.columns import hash_of, hashes_of
 from postman.mail import Id
 from postman.movable import UsedKey
 from postman.row import BODY_NOT_NEEDED, Policy, Row, State
@@ -31,8 +30,6 @@ PUT, UNPUT = "due:put", "due:unput"
 DOUBLED: Final = "doubled"
 
 _LOOKED_AT: Final = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
-_LABEL: Final = 8
-"""Bytes of a label's hash."""
 
 _used = msgspec.msgpack.Decoder(rows.Used)
 
@@ -123,16 +120,6 @@ def index_of_client(client: str) -> str:
 def index_of_label(hash: bytes) -> str:
     """The name of the index of a label."""
     return f"label:{hash.hex()}"
-
-
-def hash_of(label: tuple[Which, str]) -> bytes:
-    """What the server has of a label."""
-    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=_LABEL).digest()
-
-
-def hashes_of(labels: bytes) -> list[bytes]:
-    """The hashes that are joined in a letter's `l`."""
-    return [labels[start : start + _LABEL] for start in range(0, len(labels), _LABEL)]
 
 
 def places(row: Row, policy: Policy) -> dict[str, float]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from postman.backends import rows
+from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, key_of
 from postman.backends.sqlite.database import Database
-from postman.backends.sqlite.ledger_rows import NUMBERS, STATES, SqliteRows, decoded, hash_of, key_of, stored
+from postman.backends.sqlite.ledger_rows import SqliteRows, decoded, stored
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
 from postman.movable import UsedKey
 from postman.queue import MAX_DELAY
 from postman.row import Now, Row
-
-SLACK: Final = 3_600.0
-"""Seconds that may pass from the making of an id to its acceptance."""
 
 
 class SqliteLists:
@@ -38,9 +36,8 @@ class SqliteLists:
         conditions: list[tuple[str, Any]] = []
         if after is not None:
             conditions.append(("key < ?", key_of(after)))
-        if filter.since is not None:  # an id begins with its time, so older letters need not be looked at
-            earliest = min(max(0, int((filter.since - SLACK) * 1_000)), 2**42 - 1)
-            conditions.append(("key >= ?", (earliest << 22) - 2**63))
+        if filter.since is not None:
+            conditions.append(("key >= ?", key_of(first_id(filter.since))))
         if filter.client is not None:
             conditions.append(("client = ?", filter.client))
         conditions += [
@@ -85,8 +82,8 @@ class SqliteLists:
         for key, labels, encoded in swept:
             if row := decoded(key, encoded):
                 self._letters.gone(row)
-            for start in range(0, len(labels), 8):
-                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (labels[start : start + 8], key))
+            for hash in hashes_of(labels):
+                self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (hash, key))
         keys = [(key,) for key, _, _ in swept]
         self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
         self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -11,14 +10,10 @@ import apsw
 
 from postman import transitions
 from postman.backends import rows
+from postman.backends.columns import STATES, changing, hash_of, id_of, key_of
 from postman.backends.sqlite.database import Database
-from postman.ledger import Which
 from postman.mail import Id
 from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
-
-STATES: Final = tuple(State)
-NUMBERS: Final = {state: number for number, state in enumerate(STATES)}
-"""States as the file has them: 0 queued, 1 sending, 2 in doubt, 3 held, from 4 on the ends. New ones come last."""
 
 CACHED: Final = 4_096
 """So many rows that have not ended are kept in memory; half of the place is for those that are about to be claimed."""
@@ -27,23 +22,9 @@ CACHED_BODY: Final = 8_192
 """Bytes; bodies up to this are kept with their rows until they are claimed."""
 
 
-def key_of(id: Id) -> int:
-    """The primary key of an id: signed 64 bits, in the order of the ids."""
-    return int(id, 16) - 2**63
-
-
-def hash_of(label: tuple[Which, str]) -> bytes:
-    """What the file has of a label: no address stays in it longer than its letter's body."""
-    return hashlib.blake2b(f"{label[0]}\0{label[1]}".encode(), digest_size=8).digest()
-
-
 def decoded(key: int, encoded: bytes) -> Row | None:
     """A row of the file, see `rows.decoded`."""
-    return rows.decoded(_id_of(key), encoded)
-
-
-def _id_of(key: int) -> Id:
-    return Id(f"0x{key + 2**63:016x}")
+    return rows.decoded(id_of(key), encoded)
 
 
 def stored(connection: apsw.Connection, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
@@ -93,7 +74,7 @@ class SqliteRows:
             "INSERT INTO letter (key, client, labels, state, due, wake, put, row) VALUES ",
             "(?, ?, ?, ?, ?, ?, ?, ?)",
             "",
-            [(key, row.client, b"".join(hashes), *self._columns(row)) for key, row, _, hashes in added],
+            [(key, row.client, b"".join(hashes), *changing(row, self.policy)) for key, row, _, hashes in added],
         )
         write("INSERT INTO body (key, letter) VALUES ", "(?, ?)", "", [(key, body) for key, _, body, _ in added])
         write(
@@ -107,7 +88,7 @@ class SqliteRows:
             "row = new.column6 FROM (VALUES ",
             "(?, ?, ?, ?, ?, ?)",
             ") AS new WHERE letter.key = new.column1",
-            [(key_of(id), *self._columns(row)) for id, row in self._changed.items()],
+            [(key_of(id), *changing(row, self.policy)) for id, row in self._changed.items()],
         )
         write("DELETE FROM body WHERE key IN (", "?", ")", [(key_of(id),) for id in self._bodiless])
         if self._doubled != self._committed[1]:
@@ -217,6 +198,3 @@ class SqliteRows:
     def doubled(self) -> int:
         """Letters that more than one receipt came for."""
         return self._doubled
-
-    def _columns(self, row: Row) -> tuple[int, float, float, bool, bytes]:
-        return NUMBERS[row.state], row.due, transitions.wake(row, self.policy), row.put, rows.sealed(row)

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from postman.backends.columns import key_of
 from postman.backends.postgres.ledger import ledger_on
-from postman.backends.postgres.ledger_rows import key_of
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.ledger import Filter, Ledger
 from postman.row import Now, Policy, State

@@ -12,7 +12,8 @@ import pytest
 import trio
 import trustme
 
-from postman.backends.postgres.server import Server, is_exposed, prepare
+from postman.backends.postgres.checks import is_exposed
+from postman.backends.postgres.server import Server, prepare
 from postman.errors import StoreUnavailable
 from postman.testing.postgres_server import PostgresServer
 

@@ -14,6 +14,7 @@ import apsw
 import pytest
 import trio
 
+from postman.backends.columns import key_of
 from postman.backends.sqlite import ledger_rows
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.ledger import SqliteLedger, ledger_on, postman_register
@@ -353,7 +354,7 @@ async def test_a_claim_that_was_committed_is_given_to_its_caller_though_he_was_c
 
 
 async def _has_body(database: Database, id: Id) -> bool:
-    return bool(await _sql(database, "SELECT 1 FROM body WHERE key = ?", ledger_rows.key_of(id)))
+    return bool(await _sql(database, "SELECT 1 FROM body WHERE key = ?", key_of(id)))
 
 
 async def _sql(database: Database, sql: str, *values: int) -> list[tuple[Any, ...]]:

@@ -1,0 +1,61 @@
+"""What a PostgreSQL server must be, and how its tables come to be there."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+
+from postman.backends.postgres.server import Server, prepare
+from postman.backends.postgres.tables import MIGRATIONS
+from postman.errors import ConfigError, StoreRefused, StoreUnavailable
+from postman.testing.postgres_server import PostgresServer
+
+
+async def test_a_server_that_may_lose_commits_is_refused_as_a_ledger_and_taken_as_a_queue(
+    mortal_postgres: PostgresServer,
+) -> None:
+    mortal_postgres.stop()
+    mortal_postgres.start(fsync="off")
+    server = Server(mortal_postgres.url)
+    with pytest.raises(StoreRefused, match=r"fsync = off: a power cut may lose"):
+        await prepare(server, durable=True)
+    await prepare(server, durable=False)
+
+
+async def test_letters_are_flushed_though_the_servers_default_is_not_to_wait(
+    mortal_postgres: PostgresServer,
+) -> None:
+    mortal_postgres.stop()
+    mortal_postgres.start(synchronous_commit="off")
+    server, asked = Server(mortal_postgres.url), "SELECT current_setting('synchronous_commit')"
+    with server.connect_durable() as durable:
+        assert durable.execute(asked).fetchone() == ("on",)
+    with server.connect(synchronous_commit="local") as connection:
+        assert connection.execute(asked).fetchone() == ("local",)
+
+
+async def test_tables_are_made_once_by_many_at_once_and_those_of_the_next_version_are_used(postgres: Server) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(partial(prepare, postgres, durable=True))
+    with postgres.connect() as connection:
+        for version in (1, 2):
+            connection.execute("INSERT INTO migration (version, at) VALUES (%s, now())", [len(MIGRATIONS) + version])
+            if version == 1:
+                await prepare(postgres, durable=True)
+    with pytest.raises(StoreRefused, match="newer Postman"):
+        await prepare(postgres, durable=True)
+
+
+async def test_a_server_that_is_not_there_is_no_reason_to_refuse_it_for_good() -> None:
+    with pytest.raises(StoreUnavailable):
+        await prepare(Server("postgresql://postgres@127.0.0.1:1/postgres"), durable=True)
+
+
+async def test_a_url_that_cannot_be_read_is_told_without_its_password() -> None:
+    with pytest.raises(ConfigError, match="no URL of PostgreSQL") as caught:
+        await prepare(Server("postgresql://me:canary@[host/x"), durable=True)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__suppress_context__
