@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from postman.testing.pairs import Server as PlaceServer
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.sqs_server import SqsServer, fauxqs_server, moto_server
+
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +35,25 @@ def pytest_configure() -> None:
     """What a shell runs in the background ignores SIGINT, and so would the programs that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def not_there() -> Callable[[str], set[str]]:
+    """Which names in the last column of a table, whose rows begin with `| F1 |` or the like, are no test."""
+    files = [
+        *ROOT.glob("tests/**/test_*.py"),
+        *ROOT.glob("plugins/*/tests/test_*.py"),
+        *ROOT.glob("postman/testing/**/check_*.py"),
+        *ROOT.glob("postman/testing/check_*/*.py"),
+    ]
+    there = set(re.findall(r"^ *(?:async )?def (\w+)", "\n".join(path.read_text() for path in files), re.MULTILINE))
+
+    def not_there(table: str) -> set[str]:
+        named = re.findall(r"^\| [A-Z]\d.* (\w+) \|$", table, re.MULTILINE)
+        assert len(named) > 40
+        return set(named) - there
+
+    return not_there
 
 
 @pytest.fixture

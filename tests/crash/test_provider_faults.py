@@ -68,7 +68,7 @@ async def test_whatever_a_provider_suffers_from_stands_in_the_status(
             (sentence,) = [sentence for sentence in because if f"Provider {name} " in sentence]
             assert words in sentence
         await program.stop()
-        rows = {row.id: row for row in await program.rows()}
+        rows = {str(row.id): row for row in await program.rows()}
     for name in FAULTS:
         for row in [rows[id] for id in customer.promised[name]]:
             if name in DOUBTFUL:
