@@ -1,4 +1,4 @@
-"""The pure parts of the wall; what it does to calls is in test_delivery.py."""
+"""The pure parts of the wall; what it does to calls is in delivery/test_plugins.py."""
 
 from __future__ import annotations
 
