@@ -203,7 +203,7 @@ def load(path: Path, *, bind: str | None = None, only: Only | None = None) -> Lo
         raise ConfigError(f"{path} does not exist. --config PATH names another. A smallest one is:\n\n{SMALLEST}")
     try:
         raw = tomllib.loads(read_safely(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path.name}: not TOML: {error}") from None
     reader = Reader(path.parent)
     config = reader.read(Config, raw, Place(path.name))
@@ -226,7 +226,7 @@ def _with_whole_urls(config: Config, directory: Path) -> Config:
 
 def _whole_url(url: str, directory: Path) -> str:
     scheme, _, path = url.partition(":")
-    return f"sqlite:{directory / path}" if scheme == "sqlite" and path else url
+    return f"sqlite:{directory / path}" if scheme == "sqlite" and path and not path.startswith("//") else url
 
 
 def _cross_check(loaded: Loaded, reader: Reader) -> None:

@@ -7,6 +7,7 @@ ConfigError that names the plugin and the cure.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,19 +139,26 @@ def _noted(mistakes: list[str]) -> Iterator[None]:
         mistakes.append(str(error))
 
 
+_TABLES = ("policy", "visibility-timeout")
+"""What the settings of a store have from the tables of postman.toml, and not from its URL."""
+
+
 def _store(points: Sequence[EntryPoint], group: str, url: str, place: Place, directory: Path) -> Configured:
     """A ledger or queue: the URL's scheme is its name, the query its further settings."""
     base, _, query = url.partition("?")
-    raw = {"url": base, **dict(parse_qsl(query, keep_blank_values=True))}
-    reader = Reader(directory, strict=False)
+    raw = [("url", base), *parse_qsl(query, keep_blank_values=True)]
+    reader = Reader(directory, strict=False, hidden=_TABLES)
+    for word, times in Counter(word for word, _ in raw).items():
+        if times > 1:
+            reader.note(place.under("url"), f'"{word}" is there {times} times')
     try:
         point = _find(points, group, base.partition(":")[0])
         kind = _load(point)
-        settings: msgspec.Struct | None = reader.read(kind.settings, raw, place.under("url"))
+        settings: msgspec.Struct | None = reader.read(kind.settings, dict(raw), place.under("url"))
         if settings:
             kind.check(settings)
     except ConfigError as error:
-        raise ConfigError(f"{place}: url: {hide(str(error))}") from error
+        raise ConfigError(f"{place}: url: {error}") from error
     return Configured(kind, reader.checked(settings), origin(point), distribution.fingerprint(point.dist))
 
 

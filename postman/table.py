@@ -8,7 +8,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -53,12 +53,14 @@ class Reader:
     Args:
         directory: what relative paths are relative to.
         strict: False where all values are text (the query of a URL).
+        hidden: keys that are not for a person; they must have defaults.
     """
 
-    def __init__(self, directory: Path, *, strict: bool = True) -> None:
+    def __init__(self, directory: Path, *, strict: bool = True, hidden: Collection[str] = ()) -> None:
         self.mistakes: list[str] = []
         self._directory = directory
         self._strict = strict
+        self._hidden = hidden
 
     def read[S: msgspec.Struct](self, kind: type[S], raw: object, place: Place) -> S | None:
         """`raw` as `kind`; None when something is wrong with it, which is in `mistakes` then."""
@@ -66,9 +68,10 @@ class Reader:
             self.note(place, "must be a table")
             return None
         before = len(self.mistakes)
-        fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-        for key in raw.keys() - fields.keys():
-            self.note(place, f'unknown key "{key}"{did_you_mean(key, fields)}')
+        fields = {f.encode_name: f for f in msgspec.structs.fields(kind) if f.encode_name not in self._hidden}
+        for key in raw:
+            if key not in fields:
+                self.note(place, f'unknown key "{key}"{did_you_mean(key, fields)}')
         values: dict[str, Any] = {}
         for key, field in fields.items():
             if key in raw:
@@ -101,10 +104,10 @@ class Reader:
         inner = get_args(kind)[:1]
         if _is_struct(kind):
             return self.read(kind, raw, place.under(key))
-        if get_origin(kind) is tuple and inner and _is_struct(inner[0]) and isinstance(raw, list | dict):
+        if get_origin(kind) is tuple and inner and _is_struct(inner[0]):
             entries = place.under(key)
-            if isinstance(raw, dict):
-                self.note(place, f'"{key}" may be there several times: write [[{entries.table}]] for [{entries.table}]')
+            if not isinstance(raw, list):
+                self.note(place, f'"{key}" is a table that may be there several times: write [[{entries.table}]]')
                 return None
             return tuple(self.read(inner[0], entry, entries.entry(n, entry)) for n, entry in enumerate(raw, 1))
         try:
@@ -145,7 +148,7 @@ def read_safely(path: Path) -> str:
         ConfigError: naming the file and the cure.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # some editors begin a file with a mark
             if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
                 raise ConfigError(f"{path} may be written by everybody; run: chmod o-w {path}")
             return file.read()
@@ -170,14 +173,14 @@ def _in_words(error: Exception, kind: object) -> str:
     """Without the wrong value: it may be a secret at the wrong place."""
     text = str(error)
     where = text.partition(" - at `$")[2].strip("`.")
-    described = _described(kind)
+    described = _described(kind) if where or get_origin(kind) not in {frozenset, tuple} else None
     if described:
         text = f"must be {described}"
     elif text.startswith("Invalid enum value"):
         text = f"must be one of {', '.join(_words(kind))}"
     else:
         text = _TYPES.sub(_type_in_words, text.partition(" - at `$")[0])
-        text = text.replace("Expected", "must be", 1).replace(", got ", ", not ")
+        text = text.replace("Expected", "must be", 1).replace(", got a number", "").replace(", got ", ", not ")
     return f"{where} {text}" if where else text
 
 
@@ -189,6 +192,9 @@ _WORDS = {
     "bool": "true or false",
     "array": "a list",
     "object": "a table",
+    "date": "a date",
+    "time": "a time",
+    "datetime": "a date and time",
 }
 
 

@@ -146,8 +146,17 @@ def test_every_mistake_is_named_at_once_with_file_table_and_cure(tmp_path: Path)
         ("http = 3\n" + SMALLEST, "postman.toml: [http]: must be a table"),
         (
             "[provider]\nname = 'x'",
-            'postman.toml: "provider" may be there several times: write [[provider]] for [provider]',
+            'postman.toml: "provider" is a table that may be there several times: write [[provider]]',
         ),
+        ('provider = "x"', 'postman.toml: "provider" is a table that may be there several times: write [[provider]]'),
+        (f"a = {5_000 * '['}{5_000 * ']'}", "postman.toml: not TOML: maximum recursion depth"),
+        (
+            f"b = 1\na = 1\n{SMALLEST}",
+            'unknown key "b" (known: delivery, http, ledger, node, provider, queue)\npostman.toml:',
+        ),
+        (f'{SMALLEST}from-domains = "example.com"', '"from-domains": must be a list, not text'),
+        (f"{SMALLEST}weight = 0.5", '"weight": must be a whole number'),
+        (f"{SMALLEST}timeout = 2026-01-01", '"timeout": must be a number, not a date'),
         ("", "there is no [[provider]], so nothing can be sent"),
         (SMALLEST * 2, 'several [[provider]] have name = "lamda"; each needs one of its own'),
         (
@@ -215,6 +224,14 @@ def test_a_file_that_everybody_may_write_is_refused_with_the_cure(tmp_path: Path
     path.chmod(0o666)
     with pytest.raises(ConfigError, match="may be written by everybody; run: chmod o-w"):
         load(path)
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + SMALLEST, SMALLEST.replace("\n", "\r\n")])
+def test_a_file_may_come_from_an_editor_of_windows(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "postman.toml"
+    path.write_bytes(text.encode())
+    path.chmod(0o600)
+    assert load(path).config.provider[0].name == "lamda"
 
 
 def test_a_file_that_is_no_text_or_a_directory_is_told(tmp_path: Path) -> None:

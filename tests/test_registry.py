@@ -254,9 +254,14 @@ def test_set_up_decodes_everything_that_the_file_names(tmp_path: Path) -> None:
         ("memory:?colour=red", '[ledger.url]: unknown key "colour"'),
         ("sqlite:", "[ledger]: url: 'sqlite:' names no file"),
         ("sqlite:no/postman.db", "[ledger]: url: there is no directory {}/no; make it"),
-        ("sqlite:.", "[ledger]: url: {} is a directory"),
+        ("sqlite:.", "[ledger]: url: {} is not a file"),
+        ("sqlite:a\\u0000b", "[ledger]: url: {}/a\0b cannot be opened"),
+        ("sqlite:" + 300 * "a", "[ledger]: url: {}/" + 300 * "a" + " cannot be opened: File name too long"),
+        ("sqlite:///postman.db", "[ledger]: url: 'sqlite:///postman.db' names no file; write sqlite:PATH"),
         ("redis://", "[ledger]: url: this URL names no server"),
-        ("postgresql://a b", "[ledger]: url: this is no URL of PostgreSQL"),
+        ("postgresql://a b", "[ledger]: url: this is no URL of PostgreSQL; write postgresql://USER@HOST"),
+        ("redis://h?wait=1&wait=2", '[ledger.url]: "wait" is there 2 times'),
+        ("redis://h?policy=x", '[ledger.url]: unknown key "policy" (known: '),
     ],
 )
 def test_a_ledger_that_cannot_be_opened_is_told_before_it_is_and_once(tmp_path: Path, url: str, mistake: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,10 +61,16 @@ def check_place(path: Path) -> None:
     directory = path.absolute().parent
     if not directory.is_dir():
         raise ConfigError(f"there is no directory {directory}; make it, or name another")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a directory; name a file in it")
-    for place in (directory, path):  # the directory too, because SQLite puts its log beside the file
-        if place.exists() and not os.access(place, os.R_OK | os.W_OK):
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be opened: {getattr(error, 'strerror', error)}; name another file") from error
+    if mode and not stat.S_ISREG(mode):
+        raise ConfigError(f"{path} is not a file; name one")
+    for place in (directory, path) if mode else (directory,):  # SQLite puts its log beside the file
+        if not os.access(place, os.R_OK | os.W_OK, effective_ids=True):
             raise ConfigError(f"{place} may not be read and written by this user; change that, or name another file")
 
 

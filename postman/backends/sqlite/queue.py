@@ -263,8 +263,10 @@ async def open_queue(settings: QueueSettings, _surroundings: Surroundings) -> As
 def path_of(url: str) -> str:
     """The path in `sqlite:PATH?...`."""
     path = url.removeprefix("sqlite:").partition("?")[0]
-    if not path:
-        raise ConfigError(f"{url!r} names no file; write sqlite:PATH, for example sqlite:postman.db")
+    if not path or path.startswith("//"):
+        raise ConfigError(
+            f"{url!r} names no file; write sqlite:PATH, as in sqlite:postman.db or sqlite:/var/lib/mail.db"
+        )
     return path
 
 
