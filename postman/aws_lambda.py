@@ -34,7 +34,7 @@ from postman.carrier import Terms, blame
 from postman.clerk import Clerk
 from postman.config import load
 from postman.delivery import UNREADY_DELAY, Delivery
-from postman.errors import ConfigError, StoreError, leaf
+from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
 from postman.failpoint import failpoint
 from postman.fleet import Fleet, terms_of
 from postman.guard import WRITE_TIME, Guard
@@ -95,7 +95,7 @@ def clerk(event: Any, context: Context) -> dict[str, Any]:  # noqa: ANN401  # an
 
     Raises:
         ConfigError: the configuration is wrong, or the event is one for `handler`.
-        StoreError: a store does not answer.
+        StoreError: a store does not answer, or not in time for one round.
     """
     if isinstance(event, dict) and "Records" in event:
         raise ConfigError("this is an event of a queue, and postman.aws_lambda.clerk is for a schedule; use handler")
@@ -226,6 +226,9 @@ class _Crew:
 
     async def work(self, count: int, until: float, longest: float) -> None:
         """Deliver with so many workers; begin nothing after `until`, cut what is under way `longest` seconds later."""
+        if trio.current_time() >= until:
+            _log.warning("opening took the time; no calls are begun: give the function a longer timeout")
+            return
         async with trio.open_nursery() as timer:
             with trio.CancelScope() as working:
                 timer.start_soon(self._stop, working, until, longest)
@@ -274,15 +277,15 @@ async def _put_again(records: Records, kept: Kept, ledger: Ledger) -> None:
             for delay, notes in again.items():
                 await queue.put(notes, delay)
                 records.was_put(delay)
-    except (StoreError, ConfigError) as error:
-        _log.warning("notes were not put again; their records are shown again instead", reason=str(error))
+    except* (StoreError, ConfigError) as errors:  # what is raised in a block of an open queue comes in groups
+        _log.warning("notes were not put again; their records are shown again instead", reason=str(leaf(errors)))
 
 
 async def _round(kept: Kept, seconds: float) -> dict[str, Any]:
     """The clerk's rounds."""
     trio.socket.set_custom_hostname_resolver(Lookups())
     rounds, more = 0, True
-    with trio.move_on_after(seconds - CLOSING):
+    with trio.move_on_after(max(0.0, seconds - CLOSING)):
         async with open_stores(kept.setup, kept.client) as (ledger, queue):
             refuse_ledger(ledger)
             paused = {pause.provider for pause in await ledger.pauses()}
@@ -294,6 +297,8 @@ async def _round(kept: Kept, seconds: float) -> dict[str, Any]:
                 more = await desk.round()
                 kept.thin_looks = desk.thin_looks
                 rounds += 1
+    if not rounds:
+        raise StoreUnavailable(f"no round of the clerk ended in {seconds:.0f} s; give the function a longer timeout")
     return {"rounds": rounds}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import structlog
@@ -21,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     message_id: str
     body: str
     event_source: Literal["aws:sqs"]
-    event_source_arn: str = msgspec.field(name="eventSourceARN")
+    event_source_arn: Annotated[str, msgspec.Meta(pattern="^arn(:[^:]+){5}$")] = msgspec.field(name="eventSourceARN")
 
 
 class _Event(msgspec.Struct, frozen=True, rename="pascal"):

@@ -22,7 +22,7 @@ import trio
 from postman import aws_lambda
 from postman.aws_lambda import clerk, handler
 from postman.config import load
-from postman.errors import ConfigError, StoreError
+from postman.errors import ConfigError, StoreError, StoreUnavailable
 from postman.ledger import ALL, Call, Claim
 from postman.mail import Id
 from postman.queue import Note
@@ -37,6 +37,7 @@ from postman.testing.pairs import Places
 from postman.testing.postgres_server import PostgresServer
 from postman.testing.redis_server import RedisServer
 from postman.testing.sqs_server import SqsServer
+from postman.testing.sqs_vendor import Vendor, open_sqs_vendor, refused
 from postman.wire import ClientFactory
 
 LEDGERS = ["postgresql", "redis"]
@@ -164,6 +165,13 @@ def function(
 
 
 @pytest.fixture
+async def sqs_vendor() -> AsyncGenerator[Vendor]:
+    """SQS as the test wants it, with a queue."""
+    async with open_sqs_vendor() as vendor:
+        yield vendor
+
+
+@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Invocations need not be long."""
     monkeypatch.setattr(aws_lambda, "OPENING", 0.0)
@@ -286,6 +294,31 @@ async def test_what_cannot_be_put_again_is_a_failed_record(function: Callable[..
     assert failed == [states[State.QUEUED]]
 
 
+async def test_what_a_queue_refuses_in_the_middle_is_a_failed_record(
+    function: Callable[..., Function], sqs_vendor: Vendor
+) -> None:
+    f = function(queue=f"sqs://eu-central-1/{sqs_vendor.address.name}?endpoint={sqs_vendor.server.url}")
+    sqs_vendor.answers["SendMessageBatch"] = lambda _: refused(503, "ServiceUnavailable")
+    (id,) = await f.accept()
+    f.vendor.otherwise = acts.answer(503)
+    event = f.event([id])
+    assert await f.deliver(event) == [event["Records"][0]["messageId"]]
+    assert (await f.row(id)).state is State.QUEUED
+
+
+async def test_when_opening_took_the_time_nobody_is_asked_and_the_note_is_put_again(
+    function: Callable[..., Function], hasty: None
+) -> None:
+    class Late(Context):
+        def get_remaining_time_in_millis(self) -> int:
+            return 3_101  # 1 s for a call, 2.1 for what follows: calls may begin within a millisecond
+
+    f = function()
+    (id,) = await f.accept()
+    assert await trio.to_thread.run_sync(handler, f.event([id]), Late()) == {"batchItemFailures": []}
+    assert (f.vendor.requests, f.notes()) == ([], (0, 1))
+
+
 async def test_while_everything_is_paused_nobody_is_asked_and_all_notes_are_put_again_for_later(
     function: Callable[..., Function],
 ) -> None:
@@ -370,6 +403,14 @@ async def test_the_clerk_ends_a_call_that_nobody_ended_and_puts_what_has_no_note
     assert f.notes() == (1, 0)
 
 
+async def test_a_clerk_that_could_not_end_a_round_does_not_say_that_all_is_well(
+    function: Callable[..., Function],
+) -> None:
+    function()
+    with pytest.raises(StoreUnavailable, match="no round"):
+        await trio.to_thread.run_sync(clerk, schedule_event(), Context(aws_lambda.CLOSING))
+
+
 @pytest.mark.parametrize(
     ("event", "said"),
     [
@@ -379,6 +420,7 @@ async def test_the_clerk_ends_a_call_that_nobody_ended_and_puts_what_has_no_note
         (None, "no event of a queue"),
         ({"Records": [{"eventSource": "aws:s3", "s3": {}}]}, "no event of a queue"),
         ({"Records": [{"messageId": 7}]}, "no event of a queue"),
+        ({"Records": [{**sqs_event("postman", ["{}"])["Records"][0], "eventSourceARN": "postman"}]}, "no event of a"),
         (sqs_event("another", ["{}"]), "may be of another ledger"),
         (sqs_event("postman", ["{}"], region="us-east-1"), "may be of another ledger"),
     ],

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
-from postman.backends.sqs.address import Address
+from postman.backends.sqs.address import Address, SqsQueueSettings, address_of
 from postman.testing.acts import answer, hang
-from postman.testing.fault_server import Act, FaultServer, Turn
+from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
+from postman.testing.sqs_server import REGION
 
 
 class Vendor:
-    """SQS as a test wants it: what it was asked, and what it answers to each action.
+    """SQS as a test wants it: what it was asked, and what it answers to each action. Made by `open_sqs_vendor`.
 
     Attributes:
         address: of a queue there.
@@ -46,6 +49,15 @@ class Vendor:
         said = self.answers.get(action, all_done)(body)
         act = said if isinstance(said, Act) else answer(200, body=msgspec.json.encode(said))
         return await act.play(_Read(turn))
+
+
+@asynccontextmanager
+async def open_sqs_vendor(lanes: int = 1) -> AsyncIterator[Vendor]:
+    """One with the queue `mail`, or with one for each lane."""
+    vendor = Vendor(address_of(SqsQueueSettings(url=f"sqs://{REGION}/mail", lanes=lanes)))
+    async with open_fault_server(otherwise=Act(vendor.play)) as vendor.server:
+        vendor.address = replace(vendor.address, endpoint=vendor.server.url)
+        yield vendor
 
 
 class _Read(Turn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
@@ -14,9 +13,8 @@ import pytest
 from postman.backends.sqs.address import Address, SqsQueueSettings, address_of
 from postman.backends.sqs.client import open_client
 from postman.backends.sqs.queue import SqsQueue, sqs_queue
-from postman.testing.fault_server import Act, open_fault_server
 from postman.testing.sqs_server import REGION, SqsServer, fauxqs_server, moto_server
-from postman.testing.sqs_vendor import Vendor
+from postman.testing.sqs_vendor import Vendor, open_sqs_vendor
 from postman.wire import ClientFactory
 
 FOREVER = 1e9
@@ -93,10 +91,7 @@ def opens() -> Callable[..., AbstractAsyncContextManager[SqsQueue]]:
 @pytest.fixture
 async def vendor() -> AsyncGenerator[Vendor]:
     """SQS as the test wants it, with a queue."""
-    vendor = Vendor(address_of(SqsQueueSettings(url=f"sqs://{REGION}/mail")))
-    async with open_fault_server(otherwise=Act(vendor.play)) as server:
-        vendor.server = server
-        vendor.address = dataclasses.replace(vendor.address, endpoint=server.url)
+    async with open_sqs_vendor() as vendor:
         yield vendor
 
 
