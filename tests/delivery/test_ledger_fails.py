@@ -7,11 +7,7 @@ from trio.testing import MockClock
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
-from postman.errors import (
-    ProviderUnavailable,
-    StoreFull,
-    StoreUnavailable,
-)
+from postman.errors import ProviderUnavailable, StoreFull, StoreUnavailable
 from postman.ledger import Claim
 from postman.postbox import Postbox
 from postman.row import End, Row, State

@@ -12,10 +12,7 @@ from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
 from postman.breaker import State as BreakerState
 from postman.delivery import NEWER_DELAY
-from postman.errors import (
-    NewerRow,
-    ProviderUnavailable,
-)
+from postman.errors import NewerRow, ProviderUnavailable
 from postman.ledger import Claim, Filter
 from postman.mail import Id, OnDoubt
 from postman.postbox import Postbox

@@ -12,13 +12,7 @@ from trio.testing import MockClock
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
-from postman.errors import (
-    MailRefused,
-    MailRejected,
-    OutcomeUnknown,
-    ProviderMisconfigured,
-    ProviderUnavailable,
-)
+from postman.errors import MailRefused, MailRejected, OutcomeUnknown, ProviderMisconfigured, ProviderUnavailable
 from postman.mail import Id, Mail
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt, Refusal

@@ -8,9 +8,7 @@ from trio.testing import MockClock
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
-from postman.errors import (
-    ProviderUnavailable,
-)
+from postman.errors import ProviderUnavailable
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.row import State

@@ -6,9 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from postman.errors import (
-    ProviderUnavailable,
-)
+from postman.errors import ProviderUnavailable
 from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.row import State
