@@ -1,4 +1,4 @@
-"""A service that waits a second where it would wait a minute, so that a crash can be seen through in a test."""
+"""What a service under test does otherwise: called in its process before it starts, see `Program.start`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 
 from postman import clerk, postbox
 from postman.backends import rows
+from postman.flake import Flake
 
 
 def hasten(overdue: float = 4.0) -> None:
-    """For `Program.start(before=hasten)`: leases are as long as a call, and the clerk is never far.
+    """Wait a second where it would wait a minute: leases are as long as a call, and the clerk is never far.
 
     An emulator of SQS is asked with keys of nobody.
 
@@ -20,3 +21,8 @@ def hasten(overdue: float = 4.0) -> None:
     clerk.PERIOD = 1.0
     rows.OVERDUE = overdue
     os.environ |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+
+def stop_minting_clock() -> None:
+    """Let all processes with one node number mint the same ids."""
+    Flake.__init__.__defaults__ = (None, lambda: 1_700_000_000.0)
