@@ -161,6 +161,6 @@ async def test_a_damaged_file_is_refused_with_the_cure_and_kept(tmp_path: Path, 
         content[4_096:] = bytes(len(content) - 4_096)
         database.write_bytes(content)
         await program.start()
-        assert await program.wait_ended() == 1
+        assert await program.wait_ended() == 2
         assert "the file is damaged and was kept as it is; restore it from a copy" in program.log
     assert database.read_bytes() == content
