@@ -100,7 +100,7 @@ async def test_a_file_that_is_no_database_any_more_is_refused_by_the_next_start_
         overwrite(database)
         content = database.read_bytes()
         await program.start()
-        assert await program.wait_ended() == 1
+        assert await program.wait_ended() == 2
         assert "this is no SQLite file, and was kept as it is" in program.log
     assert database.read_bytes() == content
     assert sorted(accepted()) == sorted(ids)
@@ -114,7 +114,7 @@ async def test_a_lock_file_that_was_removed_lets_no_second_process_in(tmp_path: 
         await program.start()
         (tmp_path / "postman.db.lock").unlink()
         await second.start()
-        assert await second.wait_ended() == 1
+        assert await second.wait_ended() == 2
         assert "is in use by process" in second.log
         assert await program.stop() == 0
 
