@@ -20,9 +20,9 @@ import trio
 from postman.orders import EXIT_MARGIN, SAME_WISH
 from postman.row import State
 from postman.testing import acts, sick_disk
-from postman.testing.customer import open_customer
-from postman.testing.fault_server import Act, FaultServer, Turn
-from postman.testing.program import PATIENCE, open_program, wait_until
+from postman.testing.customer import Customer, open_customer
+from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
+from postman.testing.program import PATIENCE, Program, open_program, wait_until
 from postman.testing.report import report
 
 GRACE = 3
@@ -164,48 +164,57 @@ def cares_for_hangups(pid: int) -> bool:
 
 
 async def test_whenever_a_signal_comes_the_process_ends_in_time_and_nothing_is_lost(
-    tmp_path: Path, toml: Callable[..., str], vendor: FaultServer, accepted: Callable[[], list[str]], long: bool
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[FaultServer], list[str]], long: bool
 ) -> None:
+    grace = 0.5
+
     async def play(turn: Turn) -> bool:
         await trio.sleep(random.expovariate(5))
         return await random.choice([acts.hang(accept=True), *[acts.answer(202)] * 20]).play(turn)
 
-    done = trio.Event()
-
-    async def post_until_done() -> None:
+    async def post_until_done(customer: Customer, done: trio.Event) -> None:
         batch = 0
         while not done.is_set():
             batch += 1
             await customer.post(f"batch-{batch}", [a_mail() for _ in range(5)])
 
-    grace = 0.5
-    vendor.otherwise = Act(play)
-    async with (
-        open_program(tmp_path, toml(grace=grace, workers=16)) as program,
-        open_customer(lambda: program.url) as customer,
-    ):
-        async with trio.open_nursery() as clients:
-            clients.start_soon(post_until_done)
-            for _ in range(200 if long else 15):
-                seen = len(program.log)
-                await program.start(ready=random.random() < 0.7)
-                await trio.sleep(random.uniform(0, 0.6))
-                numbers = random.choices([signal.SIGTERM, signal.SIGINT], k=random.choice([1, 1, 2]))
-                for number in [*[signal.SIGHUP] * random.choice([0, 0, 1]), *numbers]:
-                    program.signal(number)
-                    await trio.sleep(random.uniform(0, 0.2))
-                code = await program.wait_ended(grace + 2 + SLACK)
-                # Before the service listens to signals they do to it what they do to any program.
-                listened = '"stopping"' in program.log[seen:]
-                assert code == 0 or len(numbers) > 1 or not listened, program.log[seen:]
-            done.set()
-            vendor.otherwise = acts.answer(202)
-            await program.start()
-        await customer.wait_settled()
-        assert await program.stop() == 0
-        found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
-    assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
-    assert found.acked == len(customer.ids) > 0
+    async def stop_often(number: int) -> None:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        done = trio.Event()
+        async with (
+            open_fault_server(otherwise=Act(play)) as vendor,
+            open_program(directory, toml(grace=grace, workers=16, base=vendor.url)) as program,
+            open_customer(lambda: program.url) as customer,
+        ):
+            async with trio.open_nursery() as clients:
+                clients.start_soon(post_until_done, customer, done)
+                for _ in range(50 if long else 4):
+                    await start_and_stop(program)
+                done.set()
+                vendor.otherwise = acts.answer(202)
+                await program.start()
+            await customer.wait_settled()
+            assert await program.stop() == 0
+            found = report(customer.ids, accepted(vendor), await program.rows(), customer.recovered)
+        assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+        assert found.acked == len(customer.ids) > 0
+
+    async def start_and_stop(program: Program) -> None:
+        seen = len(program.log)
+        await program.start(ready=random.random() < 0.7)
+        await trio.sleep(random.uniform(0, 0.6))
+        numbers = random.choices([signal.SIGTERM, signal.SIGINT], k=random.choice([1, 1, 2]))
+        for number in [*[signal.SIGHUP] * random.choice([0, 0, 1]), *numbers]:
+            program.signal(number)
+            await trio.sleep(random.uniform(0, 0.2))
+        code = await program.wait_ended(grace + 2 + SLACK)
+        # Before the service listens to signals they do to it what they do to any program.
+        assert code == 0 or len(numbers) > 1 or '"stopping"' not in program.log[seen:], program.log[seen:]
+
+    async with trio.open_nursery() as nursery:
+        for number in range(4):
+            nursery.start_soon(stop_often, number)
 
 
 async def test_a_signal_at_any_moment_of_the_start_ends_it(tmp_path: Path, toml: Callable[..., str]) -> None:
