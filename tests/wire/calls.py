@@ -1,0 +1,33 @@
+"""Calls of a vendor, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from postman.errors import ProviderError
+from postman.provider import Attempt, Phase
+from postman.testing.fault_server import FaultServer
+
+LARGE = b"x" * 16_777_216  # more than the kernel takes for a peer that does not read
+IN_TIME = 5.0
+
+
+def an_attempt() -> Attempt:
+    return Attempt("key", lease_ends=100.0, clock=lambda: 0.0)
+
+
+async def ends(call: Callable[[Attempt], Awaitable[object]]) -> tuple[type[ProviderError], Phase, str]:
+    attempt = an_attempt()
+    with trio.fail_after(IN_TIME), pytest.raises(ProviderError) as caught:
+        await call(attempt)
+    return type(caught.value), attempt.phase, caught.value.reason
+
+
+async def wait_all_closed(server: FaultServer) -> None:
+    with trio.fail_after(IN_TIME):
+        while server.open_connections:  # noqa: ASYNC110  # the end comes over the network, not as an event
+            await trio.sleep(0.001)
