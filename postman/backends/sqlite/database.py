@@ -29,6 +29,8 @@ CHECKPOINT_PAGES: Final = 1_000
 """So long a write-ahead log is copied into the file, by another thread."""
 CHECKPOINT_PAGES_AT_MOST: Final = 4_000
 """Under load that other thread never reaches the end of the log; from here on the writer itself makes the last step."""
+LOG_TOO_LONG: Final = 67_108_864
+"""So many bytes a log only has when another program reads the file and does not end."""
 BATCH: Final = 1_000
 GATHER: Final = 0.002
 """Seconds in which a busy writer lets operations gather: a commit of three takes nearly as much CPU as one of fifty."""
@@ -99,6 +101,16 @@ class Database:
         self._log = _Log(path, connection)
         self._token = trio.lowlevel.current_trio_token()
         self._told: list[Callable[[], None]] = []
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What somebody should see to, in sentences."""
+        size = self._log.pages * self._log.page_size
+        sentence = (
+            f"{self.path}-wal has grown to {size // 2**20} MiB and goes on, because another program reads {self.path}"
+            " in a transaction that it does not end; end that program."
+        )
+        return (sentence,) if size > LOG_TOO_LONG else ()
 
     async def run[T](self, operation: Callable[[], T], *, abandonable: bool = False) -> T:
         """Run `operation` on the writer's thread; on return it is durable.
@@ -255,12 +267,18 @@ class Database:
 
 
 class _Log:
-    """The write-ahead log, and the thread that keeps it short."""
+    """The write-ahead log, and the thread that keeps it short.
+
+    Attributes:
+        pages: that are in it.
+        page_size: in bytes.
+    """
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
         self._path = path
         self._writer = connection
-        self._pages = 0
+        self.pages = 0
+        self.page_size: int = connection.pragma("page_size")
         self._wanted = threading.Event()
         self._closing = False
         connection.set_wal_hook(self._grown)
@@ -269,9 +287,9 @@ class _Log:
 
     def shorten(self) -> None:
         """Called by the writer between two transactions."""
-        if self._pages >= CHECKPOINT_PAGES:
+        if self.pages >= CHECKPOINT_PAGES:
             self._wanted.set()
-        if self._pages >= CHECKPOINT_PAGES_AT_MOST:
+        if self.pages >= CHECKPOINT_PAGES_AT_MOST:
             with suppress(apsw.BusyError):  # the other thread is at it
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
@@ -282,7 +300,7 @@ class _Log:
         self._thread.join()
 
     def _grown(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._pages = pages
+        self.pages = pages
         return apsw.SQLITE_OK
 
     def _serve(self) -> None:

@@ -104,7 +104,9 @@ class SqliteLists:
                 "SELECT due FROM letter WHERE state = 0 AND put = ? AND due <= ? ORDER BY due LIMIT 1", (put, wall)
             )
         ]
-        return LedgerStatistics(self._letters.counts, min(dues, default=None), self._letters.doubled)
+        return LedgerStatistics(
+            self._letters.counts, min(dues, default=None), self._letters.doubled, self._database.troubles
+        )
 
     def pause(self, provider: str, who: str | None, wall: float) -> None:
         """See `Ledger.pause`."""

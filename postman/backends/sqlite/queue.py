@@ -101,7 +101,8 @@ class SqliteQueue:
     async def statistics(self) -> QueueStatistics:
         """See `Queue.statistics`."""
         await trio.lowlevel.checkpoint()
-        return self._lanes.statistics(self.table.buried)
+        counts = self._lanes.statistics(self.table.buried)
+        return msgspec.structs.replace(counts, troubles=self._database.troubles)
 
     async def _instead(self, old: Entry, operation: Callable[[], None]) -> None:
         """Do `operation` and delete `old` in one transaction; if that cannot be, show it again."""

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +210,32 @@ async def test_before_the_disk_is_full_letters_are_refused_and_consuming_goes_on
         with pytest.raises(StoreFull, match="free"):
             await scene.queued()
         assert (await scene.end(id, ACCEPTED)).state is State.SENT
+
+
+async def test_another_program_that_reads_without_end_is_told_by_ledger_and_queue(path: Path) -> None:
+    async with (
+        open_database(path) as database,
+        queue_on(database, 60.0) as queue,
+        ledger_on(database, Policy(), StandingClock(), queue) as ledger,
+    ):
+
+        async def told_after(megabytes: int) -> tuple[str, ...]:
+            sql = "INSERT INTO buried (at, reason, bytes) VALUES (0, '', zeroblob(1000000))"
+            for _ in range(megabytes):
+                await _sql(database, sql)
+            troubles = (await ledger.statistics()).troubles
+            assert (await queue.statistics()).troubles == troubles
+            return troubles
+
+        with closing(apsw.Connection(str(path))) as other:
+            other.execute("BEGIN; SELECT count(*) FROM buried").fetchall()
+            assert await told_after(60) == ()
+            [sentence] = await told_after(10)
+            assert "-wal has grown to 6" in sentence
+            assert "end that program" in sentence
+        with trio.fail_after(20):
+            while await told_after(1):  # another thread copies the log
+                pass
 
 
 async def test_no_list_is_made_by_looking_at_all_letters(path: Path) -> None:
