@@ -45,7 +45,7 @@ class Movable(Ledger, Protocol):
     """A ledger whose letters may move. Every method can be repeated."""
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
-        """The letters that there still are; those without a row, or with a damaged body, are left out."""
+        """The letters that there still are; those without a row, or that cannot be read, are left out."""
         ...
 
     async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:

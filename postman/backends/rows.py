@@ -7,7 +7,8 @@ decision to `postman.transitions`. Those that raise have changed nothing.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -214,10 +215,7 @@ def act(
     """See `Ledger.act`."""
     acted: dict[Id, tuple[Row, bool]] = {}
     for id in dict.fromkeys(ids):
-        try:
-            before = rows.get(id)
-        except NewerRow:
-            continue
+        before = _ours(rows, id)
         if before is not None:
             acted[id] = row, done = transitions.act(before, verb, who, policy, now)
             # A row that is not to be aged is written as well: when to look again depends on a policy that may be new.
@@ -228,15 +226,25 @@ def act(
 
 def letters(rows: Present, ids: Sequence[Id]) -> Mapping[Id, Letter]:
     """See `Movable.letters`."""
-    found = {id: _letter(rows, id) for id in ids if rows.get(id) is not None}
-    return {id: letter for id, letter in found.items() if letter is not None}
+    return readable((id, rows.body(id)) for id in ids if _ours(rows, id) is not None)
+
+
+def readable(bodies: Iterable[tuple[Id, bytes | None]]) -> Mapping[Id, Letter]:
+    """The letters, but for those that are damaged, or that only a newer Postman understands."""
+    found: dict[Id, Letter] = {}
+    for id, body in bodies:
+        with suppress(NewerRow):
+            letter = letter_of(id, body)
+            if letter is not None:
+                found[id] = letter
+    return found
 
 
 def let_go(rows: Present, written: Sequence[Row], removal: str, now: Now) -> frozenset[Id]:
     """See `Movable.let_go`."""
     gone = set()
     for row in written:
-        before = rows.get(row.id)
+        before = _ours(rows, row.id)
         if before is not None:
             after = _write(rows, transitions.let_go(before, row, removal, now), before)
             if transitions.is_gone(after, removal):
@@ -251,7 +259,7 @@ def repacked(letters: Sequence[Stored]) -> list[Parcel]:
 
 def take_in(rows: Rows, parcels: Sequence[Parcel]) -> frozenset[Id]:
     """See `Movable.take_in`."""
-    there = frozenset(parcel.row.id for parcel in parcels if rows.get(parcel.row.id) is not None)
+    there = frozenset(parcel.row.id for parcel in parcels if _is_there(rows, parcel.row.id))
     for parcel in parcels:
         if parcel.row.id not in there:
             rows.add(parcel)
@@ -307,6 +315,21 @@ def letter_of(id: Id, body: bytes | None) -> Letter | None:
 
 def _letter(rows: Present, id: Id) -> Letter | None:
     return letter_of(id, rows.body(id))
+
+
+def _ours(rows: Present, id: Id) -> Row | None:
+    """The row; None also when only a newer Postman understands it."""
+    try:
+        return rows.get(id)
+    except NewerRow:
+        return None
+
+
+def _is_there(rows: Present, id: Id) -> bool:
+    try:
+        return rows.get(id) is not None
+    except NewerRow:
+        return True
 
 
 def _write(rows: Present, row: Row, before: Row) -> Row:

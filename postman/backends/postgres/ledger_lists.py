@@ -164,8 +164,7 @@ class PostgresLists:
         statement = "SELECT key, letter FROM body WHERE key = ANY(%s::bigint[])"
         keys = {key_of(id): id for id in ids}
         bodies = connection.execute(statement, [list(keys)], binary=True)
-        found = {keys[key]: rows.letter_of(keys[key], body) for key, body in bodies}
-        return {id: letter for id, letter in found.items() if letter is not None}
+        return rows.readable((keys[key], body) for key, body in bodies)
 
     def keys(self, cursor: str, limit: int, connection: Connection) -> tuple[Sequence[UsedKey], str]:
         """See `Movable.keys`."""

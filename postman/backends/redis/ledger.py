@@ -269,7 +269,7 @@ class RedisLedger:
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
         """See `Movable.letters`."""
-        known, _ = await self._read(ids, with_body=True)
+        known, _ = await self._read(ids, with_body=True, read=rows.decoded)
         return rows.letters(Snapshot(known), ids)
 
     async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
@@ -289,10 +289,11 @@ class RedisLedger:
 
     async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
         """See `Movable.take_in`."""
-        there, _ = await self._read([stored.row.id for stored in letters], with_body=False)
+        found, _ = await self._lists.fetch([stored.row.id for stored in letters])
+        there = frozenset(id for id, letter in found.items() if letter.row is not None)
         parcels = [parcel for parcel in rows.repacked(letters) if parcel.row.id not in there]
         self._accepted(await self._store(parcels), (), b"")
-        return frozenset(there)
+        return there
 
     async def take_keys(self, keys: Sequence[UsedKey]) -> None:
         """See `Movable.take_keys`."""

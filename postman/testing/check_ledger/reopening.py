@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from postman.errors import IdTaken, NewerRow
 from postman.ledger import Filter
+from postman.movable import Movable, Stored
 from postman.provider import Receipt
 from postman.row import State, Verb
 from postman.testing.check_ledger.scene import LAMDA, LedgerCheck, OpenLedger, expect, open_scene
@@ -66,8 +69,22 @@ async def what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on(open_led
         assert (await scene.claim(await scene.queued())).fence == 1
 
 
+async def what_a_newer_postman_wrote_does_not_move_and_the_others_do(open_ledger: OpenLedger) -> None:
+    async with open_scene(open_ledger) as scene:
+        newer, ours = await scene.queued(on_doubt="ask"), await scene.queued()
+        row = await scene.row(ours)
+    async with open_scene(open_ledger) as scene:
+        assert isinstance(scene.ledger, Movable)
+        assert set(await scene.ledger.letters([newer, ours])) == {ours}
+        assert await scene.ledger.let_go([row, msgspec.structs.replace(row, id=newer)], "r1") == {ours}
+        assert await scene.state(ours) is State.CANCELLED
+        there = Stored(msgspec.structs.replace(row, id=newer), scene.letter(id=newer))
+        assert await scene.ledger.take_in([there]) == {newer}
+
+
 CHECKS: tuple[LedgerCheck, ...] = (
     everything_is_there_after_reopening,
     an_id_stays_taken_after_reopening,
     what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on,
+    what_a_newer_postman_wrote_does_not_move_and_the_others_do,
 )
