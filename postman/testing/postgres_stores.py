@@ -66,8 +66,9 @@ async def eventually[T](ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def settled(queue: PostgresQueue) -> None:
-    """Wait until all takers have what they can have now."""
-    await trio.testing.wait_all_tasks_blocked()
-    while queue._fetching:  # noqa: SLF001  # it is idle for nobody but a test
-        await queue._line.run(Announce())  # noqa: SLF001  # what is asked of a line is answered in order
+    """Wait until all takers have what they can have now, and what is left over is back."""
+    fetching = True
+    while fetching or queue._fetching:  # noqa: SLF001  # it is idle for nobody but a test
         await trio.testing.wait_all_tasks_blocked()
+        fetching = queue._fetching  # noqa: SLF001  # the same
+        await queue._line.run(Announce())  # noqa: SLF001  # what is asked of a line is answered in order

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final
 
+import psycopg
 import structlog
 
 from postman.backends.postgres.connection import Connection
@@ -79,7 +80,7 @@ def is_exposed(address: str, *, encrypted: bool) -> bool:
     return not encrypted and address != "" and not ipaddress.ip_address(address).is_loopback
 
 
-def troubles(connection: Connection) -> tuple[str, ...]:
+def troubles(connection: psycopg.Connection) -> tuple[str, ...]:
     """A sentence about who keeps the server from cleaning up behind us, so that everything gets slower and larger."""
     return tuple(
         f"PostgreSQL cannot clean up, and gets slower and larger, because {holder} is open{since}; `{cure}` ends that."
@@ -93,6 +94,7 @@ SELECT holder, coalesce(to_char(since, '" since "YYYY-MM-DD HH24:MI'), ''), cure
         format('SELECT pg_terminate_backend(%%s)', pid), greatest(age(backend_xmin), age(backend_xid))
     FROM pg_stat_activity
     WHERE usesysid IS NOT NULL AND coalesce(datname, current_database()) = current_database()
+        AND application_name NOT LIKE 'postman %%'
     UNION ALL
     SELECT format('the prepared transaction %%s', gid), prepared, format('ROLLBACK PREPARED %%L', gid), age(transaction)
     FROM pg_prepared_xacts WHERE database = current_database()
@@ -100,6 +102,6 @@ SELECT holder, coalesce(to_char(since, '" since "YYYY-MM-DD HH24:MI'), ''), cure
     SELECT format('the replication slot %%s', slot_name), NULL,
         format('SELECT pg_drop_replication_slot(%%L)', slot_name), age(xmin)
     FROM pg_replication_slots
-) AS found (holder, since, cure, age) WHERE age > %s ORDER BY age DESC LIMIT 1
+) AS found (holder, since, cure, age) WHERE age > %s ORDER BY age DESC, since LIMIT 1
 """
-"""A session without a database is a standby's. Autovacuum, which is nobody's session, waits for nobody."""
+"""A session without a database is a standby's. Autovacuum, which is nobody's, keeps nothing; ours the server ends."""

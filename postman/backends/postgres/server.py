@@ -19,6 +19,9 @@ from postman.backends.postgres.line import Side, Statements, open_line
 from postman.backends.postgres.tables import migrate
 from postman.errors import ConfigError
 
+_READ_ALL = ("enable_seqscan", "enable_bitmapscan", "enable_mergejoin", "enable_hashjoin")
+"""Ways of the server that end well only where most of a table is wanted."""
+
 
 class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     """A URL and what its query may say, for ledger and queue alike; see `Server` and libpq."""
@@ -64,7 +67,7 @@ class Server:
             "lock_timeout": str(milliseconds // 2),
             "idle_in_transaction_session_timeout": str(milliseconds),
             # We ask for little and by keys. A plan that was made while a table was small would read all of it later.
-            "enable_seqscan": "off",
+            **dict.fromkeys(_READ_ALL, "off"),
             "jit": "off",
             **settings,
         }

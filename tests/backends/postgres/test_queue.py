@@ -12,45 +12,36 @@ from postman.backends.postgres.queue import POLL, PostgresQueue, queue_on
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.errors import StoreUnavailable
 from postman.queue import LANES, Lease, Note, Queue
-from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
+from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, SHORT, QueueCheck, QueueUnderTest, notes
 from postman.testing.postgres_server import PostgresServer
+from postman.testing.postgres_stores import eventually, settled
 
-VISIBILITY_TIMEOUT = 0.8
+VISIBILITY_TIMEOUT = 60.0
+BOTH_HEAR = "SELECT WHERE (SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%{}%') = 2"
 
 
 @asynccontextmanager
-async def opened(server: Server, visibility_timeout: float = 60.0) -> AsyncGenerator[PostgresQueue]:
+async def opened(server: Server) -> AsyncGenerator[PostgresQueue]:
     await prepare(server, durable=False)
-    async with open_side(server) as side, queue_on(server, side, visibility_timeout) as queue:
+    async with open_side(server) as side, queue_on(server, side, VISIBILITY_TIMEOUT) as queue:
         yield queue
 
 
-async def hears(queue: PostgresQueue, server: PostgresServer) -> None:
-    """Wait until `queue` has begun to listen."""
-    with trio.fail_after(10):
-        while not server.execute("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"):  # noqa: ASYNC110  # it tells no event
-            await trio.sleep(0.01)
-        await trio.sleep(0.05)
-        while queue._fetching:  # noqa: ASYNC110  # the same
-            await trio.sleep(0.01)
-
-
 @pytest.fixture
-def under(postgres: Server) -> QueueUnderTest:
+def under(postgres: Server, postgres_process: PostgresServer) -> QueueUnderTest:
     queues: list[PostgresQueue] = []
 
     @asynccontextmanager
     async def open_it() -> AsyncGenerator[Queue]:
-        async with opened(postgres, VISIBILITY_TIMEOUT) as queue:
+        async with opened(postgres) as queue:
             queues.append(queue)
             yield queue
 
     async def wait(seconds: float) -> None:
-        await trio.sleep(seconds)
-        quiet = 0
-        while quiet < 4:  # then nothing is under way between a taker's two takes either
-            quiet = 0 if queues[-1]._fetching else quiet + 1
-            await trio.sleep(0.01)
+        if seconds > SHORT:  # as if it had been put and leased so much earlier
+            postgres_process.execute(f"UPDATE {postgres.schema}.note SET due = due - interval '{seconds} s'")  # noqa: S608  # ours
+            queues[-1].wake()
+        await settled(queues[-1])
 
     return QueueUnderTest(open_it, VISIBILITY_TIMEOUT, wait)
 
@@ -61,15 +52,15 @@ async def test_the_contract(check: QueueCheck, under: QueueUnderTest) -> None:
 
 
 async def test_a_put_wakes_who_waits_in_another_process(postgres: Server, postgres_process: PostgresServer) -> None:
-    async with opened(postgres) as here, opened(postgres) as there, trio.open_nursery() as nursery:
-        taken: list[Lease] = []
-        nursery.start_soon(take_into, there, taken)
-        await hears(there, postgres_process)
-        began = trio.current_time()
-        await here.put(notes(1))
-        while not taken:  # noqa: ASYNC110  # as a worker would
-            await trio.sleep(0.01)
-        assert trio.current_time() - began < POLL / 2
+    taken: list[Lease] = []
+    async with opened(postgres) as here, opened(postgres) as there:
+        await trio.to_thread.run_sync(postgres_process.wait_for, BOTH_HEAR.format(postgres.schema))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_into, there, taken)
+            await settled(there)
+            await here.put(notes(1))
+            nursery.cancel_scope.deadline = trio.current_time() + POLL / 2  # before it would look by itself
+        assert len(taken) == 1
 
 
 async def test_two_processes_take_each_note_once(postgres: Server) -> None:
@@ -87,8 +78,8 @@ async def test_two_processes_take_each_note_once(postgres: Server) -> None:
                 nursery.start_soon(take, queue)
         ids = Counter(lease.note.id for lease in taken if lease.note is not None)
         assert set(ids.values()) == {1}
-        while (await here.statistics()).leased > len(taken):  # noqa: ASYNC110  # what cancelled takers left is on its way back
-            await trio.sleep(0.01)
+        for queue in (here, there):
+            await settled(queue)  # what cancelled takers left is back
         assert sum((await there.statistics()).ready) == count - len(taken)
 
 
@@ -122,13 +113,7 @@ async def test_who_waits_is_told_that_the_server_is_gone_and_takes_when_it_is_ba
         with pytest.raises(StoreUnavailable):
             await queue.take()
         mortal_postgres.start()
-        with trio.fail_after(10):
-            while True:
-                try:
-                    lease = await queue.take()
-                    break
-                except StoreUnavailable:
-                    await trio.sleep(0.05)
+        lease = await eventually(queue.take)
         assert [lease.note] == notes(1)
 
 
