@@ -46,11 +46,15 @@
 | F22 | is told in the status | test_a_refusal_for_want_of_room_is_told_until_mail_is_taken_again_or_none_comes |
 | F23 | Redis may evict, or does not write down | test_a_ledger_is_not_kept_where_it_may_be_forgotten_unless_that_is_accepted |
 | F24 | a stale replica takes over | test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and_without_it_what_came_last_and_told |
+| F24 | under PostgreSQL a standby is behind | test_what_no_standby_confirmed_is_not_taken_for_done_whoever_asks_again |
+| F24 | the log of Redis was cut | test_a_log_that_was_cut_keeps_a_prefix_of_whole_requests_and_what_is_gone_is_told |
 | F25 | Redis answers too late | test_without_an_answer_in_time_the_fate_is_unknown_and_the_connection_is_not_used_again |
 | F25 | the connection is cut after the write | test_a_connection_that_is_cut_after_the_write_leaves_it_unknown |
 | F26 | 10,000 callers are cancelled on one connection | test_ten_thousand_cancelled_callers_disturb_nobody |
 | F27 | notes are deleted under us | test_lost_notes_are_put_again_after_two_looks_at_an_empty_queue |
+| F27 | mails are deleted in Redis | test_letters_that_somebody_deleted_are_told_and_do_not_stand_in_the_way_of_others |
 | F28 | the queue is flushed | test_the_clerk_puts_everything_again_when_the_queue_was_flushed |
+| F28 | the ledger is flushed | test_a_database_that_was_emptied_is_told |
 | F29 | PostgreSQL dies and comes back under load | test_a_server_killed_under_load_loses_no_letter_and_no_end |
 | F29 | an operator ends its sessions | test_sessions_that_an_operator_ends_cost_no_letter |
 | F29 | the answer to a commit is lost | test_a_commit_whose_answer_was_lost_may_have_happened_and_can_be_read_at_once |
@@ -60,14 +64,18 @@
 | F30 | a table is locked | test_a_locked_table_makes_every_call_fail_within_a_bounded_time |
 | F30 | PostgreSQL is silent | test_a_server_that_answers_no_more_is_not_waited_for_without_a_limit |
 | F30 | threads hang elsewhere | test_threads_that_hang_elsewhere_stop_no_store |
+| F30 | a session keeps PostgreSQL from cleaning up | test_status_names_who_leaves_a_transaction_open_and_what_ends_it |
 | F31 | fsync is off | test_a_server_that_may_lose_commits_is_refused_as_a_ledger_and_taken_as_a_queue |
 | F31 | synchronous_commit is off | test_letters_are_flushed_though_the_servers_default_is_not_to_wait |
 | F32 | another program has a lock on the SQLite file | test_while_another_program_writes_to_the_file_that_is_said_and_nothing_is_promised |
+| F32 | another program reads it without end | test_another_program_that_reads_without_end_is_told_by_ledger_and_queue |
 | F32 | a second process | test_a_second_service_on_one_file_is_refused_with_the_other_s_pid |
 | F32 | the disk is full, or read-only | test_while_the_disk_cannot_be_written_mails_are_refused_and_afterwards_taken |
 | F32 | the file system has no room | test_a_disk_without_room_refuses_and_takes_again_when_there_is_room |
 | F32 | pages are damaged | test_a_damaged_file_is_refused_with_the_cure_and_kept |
 | F32 | bits are flipped | test_a_file_with_flipped_bits_opens_or_is_refused |
+| F32 | a mail is damaged, Redis | test_a_damaged_letter_is_told_and_stops_no_other |
+| F32 | PostgreSQL | test_damage_to_a_letter_is_told_and_the_others_go_on |
 | F32 | the file is cut, moved, replaced or deleted | test_what_happens_to_the_file_is_said_and_nothing_is_promised |
 | F32 | the log would grow | test_the_log_is_copied_into_the_file_long_before_it_is_at_its_longest |
 | F33 | a sync fails | test_after_a_failed_sync_the_process_ends_and_a_restart_on_a_sound_disk_loses_nothing |
