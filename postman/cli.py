@@ -16,6 +16,7 @@ import click
 from postman.client import Unreachable
 from postman.errors import ConfigError, PostmanError, StoreRefused, leaf
 from postman.plugin_directory import add_directory
+from postman.table import did_you_mean
 
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -48,9 +49,9 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's
         return list(MODULES)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002  # click's
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
         if name not in MODULES:
-            return None
+            ctx.fail(f"there is no command {name!r}{did_you_mean(name, MODULES)}")
         if name == "serve":  # until it can obey a SIGHUP, which takes half a second, that must not end it
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         module = importlib.import_module(f"postman.{MODULES[name]}")

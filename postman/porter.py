@@ -24,9 +24,10 @@ def _file(*, exists: bool) -> Callable[[Callable[..., int]], Callable[..., int]]
 @config_option
 @json_option
 def export_command(file: Path, config: Path, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
-    """Move the mails that have not ended from the ledger to FILE; a second time goes on where the first stopped.
+    """Move mails that have not ended to FILE.
 
-    Stop the service before: what it is sending stays. FILE holds mails; only its owner may read it.
+    They leave the ledger. A second time goes on where the first stopped. Stop the service before: what it is sending
+    stays. FILE holds mails; only its owner may read it.
     """
     if not file.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no directory {file.parent}", param_hint="FILE")
@@ -46,9 +47,10 @@ def export_command(file: Path, config: Path, as_json: bool) -> int:  # noqa: FBT
 @config_option
 @json_option
 def import_command(file: Path, config: Path, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
-    """Take the mails of FILE into the ledger; a second time takes in what is not there yet.
+    """Take the mails of FILE into the ledger.
 
-    Import before the service starts here: then no client repeats a mail whose key has not come yet.
+    A second time takes in what is not there yet. Import before the service starts here: then no client repeats a mail
+    whose key has not come yet.
     """
     logs.configure("warning", hide=hide)
     done = trio.run(removal.take_in, registry.set_up(load(config)), file)

@@ -32,9 +32,9 @@ LIVE_LIMIT = 25.0
 @click.option("--live", is_flag=True, help="Ask each provider its cheapest question; sends no mail.")
 @json_option
 def check(config: Path, bind: str | None, live: bool, as_json: bool) -> int:  # noqa: FBT001  # click passes by name
-    """Say what is wrong with the configuration and its plugins, and with --live whether mail would arrive.
+    """Say what is wrong with the configuration.
 
-    A service that runs is not disturbed, and neither are its files.
+    A service that runs is not disturbed, and neither are its files. With --live: whether mail would arrive.
     """
     logs.configure("warning", hide=hide)
     loaded = load(config, bind=bind)
@@ -120,7 +120,7 @@ def _name(_context: click.Context, _option: click.Parameter, name: str) -> str:
 
 @click.group()
 def key() -> None:
-    """API keys."""
+    """Make API keys."""
 
 
 @key.command()

@@ -45,6 +45,11 @@ def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixtu
     assert "Usage: postman" in capsys.readouterr().err
 
 
+def test_a_command_that_is_nearly_one_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["statsu"]) == 2
+    assert "there is no command 'statsu'; did you mean \"status\"?" in capsys.readouterr().err
+
+
 def ran(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, because it says how that process logs."""
     return subprocess.run(

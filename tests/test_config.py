@@ -215,8 +215,9 @@ def test_keys_allow_an_address_that_other_machines_reach(tmp_path: Path) -> None
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"postman.toml does not exist. --config PATH names another(.|\n)*provider"):
-        load(tmp_path / "postman.toml")
+    for name in ("postman.toml", "a" * 300):
+        with pytest.raises(ConfigError, match=rf"{name} does not exist. --config PATH names another(.|\n)*provider"):
+            load(tmp_path / name)
 
 
 def test_a_file_that_everybody_may_write_is_refused_with_the_cure(tmp_path: Path) -> None:
