@@ -81,8 +81,15 @@ class Program:
     @property
     def log(self) -> str:
         """All that it has logged, in all its lives."""
+        return self._log_from(0).decode()
+
+    def _log_from(self, start: int) -> bytes:
         path = self.directory / "log"
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        if not path.exists():
+            return b""
+        with path.open("rb") as log:
+            log.seek(start)
+            return log.read()
 
     async def start(
         self, failpoints: str = "", *words: str, ready: bool = True, before: Callable[[], object] | None = None
@@ -97,7 +104,7 @@ class Program:
         """
         if self._process is not None:
             self._process.close()
-        seen = len(self.log)
+        seen = len(self._log_from(0))
         self.starts += 1
         bound = ("--bind", f"{self._address}:0", *words)
         self._process = _context.Process(target=_serve, args=(self.directory, failpoints, bound, before))
@@ -105,7 +112,7 @@ class Program:
         awaited = b'"ready"' if ready else b'"begun"'
         with trio.fail_after(PATIENCE):
             while self._process.is_alive():
-                for line in self.log[seen:].encode().splitlines(keepends=True):
+                for line in self._log_from(seen).splitlines(keepends=True):
                     if awaited in line and line.endswith(b"\n"):
                         self.url = msgspec.json.decode(line).get("url", self.url)
                         return
