@@ -21,6 +21,7 @@ import trio
 from postman import journal
 from postman.breaker import BreakerOpen
 from postman.errors import (
+    DamagedRow,
     LeaseLost,
     NewerRow,
     ProviderError,
@@ -147,6 +148,9 @@ class Delivery:
             outcome = await self._ask_in_turn(lease.note.id, turn, hold)
         except NewerRow as error:
             await self._leave_to_newer(lease, str(error))
+            return
+        except DamagedRow as error:
+            await self._bury(lease, str(error))
             return
         failpoint("W9")
         match outcome:

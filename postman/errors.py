@@ -9,6 +9,8 @@ PostmanError
  |   +- StoreRefused                this store may not be used (corrupt, locked by another process, newer schema)
  |   +- KeyReused                   the idempotency key came before with another body; nothing was changed
  |   +- IdTaken                     an id exists already; nothing was changed, mint new ones
+ |   +- NewerRow                    a newer Postman wrote this letter; it is left alone
+ |   +- DamagedRow                  what is stored of this letter is damaged; it is left alone
  |   +- LeaseLost                   the note's lease is over; somebody else may have it
  +- TooLate                         the claim's lease is over: the call must not begin
  +- BreakerOpen                     (breaker.py) the call was not begun
@@ -71,6 +73,10 @@ class IdTaken(StoreError):
 
 class NewerRow(StoreError):
     """A newer Postman wrote this letter, in words that this one does not know. It is left as it is."""
+
+
+class DamagedRow(StoreError):
+    """What the ledger has of this letter is damaged, so nobody can tell what became of it. It is left as it is."""
 
 
 class LeaseLost(StoreError):

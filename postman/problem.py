@@ -9,7 +9,16 @@ from typing import Any
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from postman.errors import ConfigError, KeyReused, NewerRow, PostmanError, StoreError, StoreFull, StoreUnavailable
+from postman.errors import (
+    ConfigError,
+    DamagedRow,
+    KeyReused,
+    NewerRow,
+    PostmanError,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
 from postman.reader import Fault, Invalid
 
 FULL_RETRY = 30
@@ -52,7 +61,7 @@ def not_now(detail: str, seconds: float = BUSY_RETRY, **headers: str) -> Problem
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": f"{seconds:.0f}", **headers})
 
 
-def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  # one line a kind
+def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  # one line a kind
     """What a client is told of an error. What it must not be told is logged."""
     match error:
         case Problem():
@@ -69,6 +78,9 @@ def problem_of(error: Exception) -> Problem:  # noqa: PLR0911  # one line a kind
             return not_now("It is not known whether this was done. Repeat it with the same Idempotency-Key.")
         case NewerRow():
             return not_now("A newer Postman wrote this mail; this one, which is older, leaves it alone.")
+        case DamagedRow():
+            detail = "What is stored of this mail is damaged, so nobody can tell what became of it; its provider may."
+            return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
         case StoreError():
             _log.error("the store did not answer", error=str(error))
             return not_now("The store does not answer. Nothing was done.")

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from postman import transitions
-from postman.errors import IdTaken, KeyReused, NewerRow, StoreError, StoreFull
+from postman.errors import DamagedRow, IdTaken, KeyReused, NewerRow, StoreError, StoreFull
 from postman.failpoint import failpoint
 from postman.ledger import Accepted, Call, Claim, Ended, Filter, Unclaimable, Which, labels
 from postman.mail import Id, Letter
@@ -60,7 +60,7 @@ class Present(Protocol):
         """The row.
 
         Raises:
-            NewerRow: see `read`.
+            NewerRow, DamagedRow: see `read`.
         """
 
     def body(self, id: Id) -> bytes | None:
@@ -98,11 +98,12 @@ def sealed(stored: Row | Letter) -> bytes:
     return _SEAL + zlib.crc32(encoded).to_bytes(4) + encoded
 
 
-def read(id: Id, stored: bytes) -> Row | None:
-    """A row as it is stored; None when it is damaged: it stays as it is, and must not stop the others.
+def read(id: Id, stored: bytes) -> Row:
+    """A row as it is stored. One that cannot be read stays as it is, and must not stop the others.
 
     Raises:
-        NewerRow: it is whole, but says something that only a newer Postman understands; it stays as it is too.
+        DamagedRow: it is not what was stored.
+        NewerRow: it is, but says something that only a newer Postman understands.
     """
     try:
         row = _unsealed(id, stored, _row_decoder)
@@ -111,15 +112,15 @@ def read(id: Id, stored: bytes) -> Row | None:
         reason = "it names another letter"
     except UNREADABLE as error:
         reason = str(error)
-    _log.error("a row of the ledger is damaged; it is passed over", id=id, reason=reason)
-    return None
+    _log.error("what the ledger has of a mail is damaged", id=id, reason=reason)
+    raise DamagedRow(f"what the ledger has of {id} is damaged: {reason}")
 
 
 def decoded(id: Id, stored: bytes) -> Row | None:
     """The same for a list, which goes on without it."""
     try:
         return read(id, stored)
-    except NewerRow:
+    except (NewerRow, DamagedRow):
         return None
 
 
@@ -318,17 +319,17 @@ def _letter(rows: Present, id: Id) -> Letter | None:
 
 
 def _ours(rows: Present, id: Id) -> Row | None:
-    """The row; None also when only a newer Postman understands it."""
+    """The row; None also when it cannot be read."""
     try:
         return rows.get(id)
-    except NewerRow:
+    except (NewerRow, DamagedRow):
         return None
 
 
 def _is_there(rows: Present, id: Id) -> bool:
     try:
         return rows.get(id) is not None
-    except NewerRow:
+    except (NewerRow, DamagedRow):
         return True
 
 

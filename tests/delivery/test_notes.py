@@ -12,7 +12,7 @@ from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
 from postman.breaker import State as BreakerState
 from postman.delivery import NEWER_DELAY
-from postman.errors import NewerRow, ProviderUnavailable
+from postman.errors import DamagedRow, NewerRow, ProviderUnavailable
 from postman.ledger import Claim, Filter
 from postman.mail import Id, OnDoubt
 from postman.postbox import Postbox
@@ -26,6 +26,22 @@ async def test_a_note_without_a_letter_is_buried(autojump_clock: MockClock) -> N
         await b.queue.put([Note(Id("0x0000000000000001"))])
         await b.deliver()
         assert (await b.queue.statistics()).buried == 1
+
+
+async def test_a_note_whose_letter_is_damaged_is_buried_with_the_reason_and_the_letter_stays(
+    autojump_clock: MockClock,
+) -> None:
+    class Damaged(MemoryLedger):
+        async def claim(self, id: Id, *_: object, **__: object) -> Claim:
+            raise DamagedRow(f"what the ledger has of {id} is damaged")
+
+    async with bench(a=Scripted()) as b:
+        await b.post()
+        b.delivery._ledger = Damaged()
+        with capture_logs() as logs:
+            await b.deliver()
+        assert [log["reason"] for log in logs] == [f"what the ledger has of {LETTER} is damaged"]
+        assert (await b.notes(), (await b.queue.statistics()).buried) == (0, 1)
 
 
 async def test_a_note_of_a_newer_version_is_given_back_untouched_without_spinning_and_told_once(

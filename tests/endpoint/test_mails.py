@@ -8,10 +8,13 @@ from http import HTTPStatus
 import pytest
 from structlog.testing import capture_logs
 
+from postman.backends.memory.ledger import MemoryLedger
+from postman.errors import DamagedRow
 from postman.ledger import Filter
+from postman.mail import Id
 from postman.provider import Receipt
-from postman.row import EndKind, State
-from tests.endpoint.house import MAIL, House
+from postman.row import EndKind, Row, State
+from tests.endpoint.house import MAIL, House, open_house
 
 
 async def test_a_letter_is_told_without_its_subject_and_body(house: House) -> None:
@@ -34,6 +37,18 @@ async def test_an_id_that_never_was_is_404(house: House, id: str) -> None:
 async def test_what_is_no_id_is_told_with_one_to_compare(house: House) -> None:
     detail = (await house.ask("GET", "/mail/bogus"))[1]["detail"]
     assert detail == "'bogus' is no tracking id; they look like 0x6882f4a1c0001000."
+
+
+async def test_a_letter_that_is_damaged_is_not_told_as_one_that_never_was() -> None:
+    class Damaged(MemoryLedger):
+        async def read(self, id: Id, client: str | None) -> Row | None:
+            raise DamagedRow(f"what the ledger has of {id} is damaged")
+
+    async with open_house(ledger=Damaged()) as house:
+        [id] = await house.accepted()
+        status, document, _ = await house.ask("GET", f"/mail/{id}")
+        assert status == HTTPStatus.INTERNAL_SERVER_ERROR
+        assert "is damaged" in document["detail"]
 
 
 async def test_a_queued_letter_is_cancelled_and_again_without_harm(house: House) -> None:

@@ -21,8 +21,8 @@ import postman_plugin_sendgrid as sendgrid  # type: ignore[import-untyped,unused
 from postman.address import BadAddress, parse_email
 from postman.backends.sqlite.ledger import open_both
 from postman.clerk import Clerk
-from postman.config import Http
-from postman.errors import OutcomeUnknown, ProviderError, StoreError
+from postman.config import Http, load
+from postman.errors import ConfigError, DamagedRow, OutcomeUnknown, ProviderError, StoreError
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Filter, LedgerSettings
 from postman.mail import Id, Letter
@@ -30,6 +30,7 @@ from postman.parse import parse
 from postman.provider import Attempt, Receipt
 from postman.queue import Note, QueueSettings
 from postman.reader import Invalid
+from postman.registry import set_up
 from postman.row import State
 from postman.testing import acts
 from postman.testing.fault_server import open_fault_server
@@ -89,6 +90,78 @@ def mutated(chance: random.Random, data: bytes) -> bytes:
                     [chance.randbytes(3), *(word.encode("utf-8", "replace") for word in WORDS)]
                 )
     return bytes(raw)
+
+
+CONFIGURATION = """\
+node = 7
+http.bind = "127.0.0.1:8901"
+http.max-body = 31_457_280
+http.fair-rate = 10
+[[http.key]]
+name = "shop"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+scopes = ["send", "read"]
+from = ["example.com"]
+rate = 100
+expires = 2027-01-01T00:00:00Z
+[ledger]
+url = "redis://ann:secret@db.example.com:6379/1?prefix=mail&timeout=5&wait=1"
+retention = 2_592_000
+[queue]
+url = ["redis://db.example.com", "sqs://eu-central-1/mail?lanes=3", "postgresql://ann@db.example.com/mail?schema=mail"]
+visibility-timeout = 60
+[delivery]
+workers = 64
+on-doubt = "hold"
+[[provider]]
+name = "primary"
+plugin = "sendgrid"
+rate = 10
+from-domains = ["example.com"]
+suppressed = "fail-over"
+settings = { api-key = { env = "HOME" }, base-url = "https://api.example.com" }
+[[provider]]
+name = "backup"
+plugin = "smtp"
+weight = 0
+settings = { host = "smtp.example.com", port = 587, security = "tls", username = "ann", password = { env = "HOME" } }
+"""
+LITERALS = [
+    '""', '" "', '"\\u0000"', '"\\uFFFF"', '"é@[::1"', "-1", "0", "0.5", "1e400", "nan", "true", "[]", "[[]]", "{}",
+    "1" * 5_000, '{ env = "HOME" }', '{ env = "" }', '{ file = "." }', '{ file = "\\u0000" }', "2026-01-01", "10:00:00",
+    f'"{"x" * 300}"', '"sqlite:"', '"sqlite://x"', '"sqlite:no/x"', '"redis://["', '"redis://h:x"', '"sqs:"', '"sqs://eu-central-1/a b"',
+    '"postgresql://%zz@h"', '"memory:?x=1&x=2"', '"127.0.0.1:99999"', '"[::1]:1"', '["memory:", "memory:"]', '"http://[::1"',
+]  # fmt: skip
+
+
+def a_configuration(chance: random.Random) -> bytes:
+    """A postman.toml with some of its values replaced, its lines doubled or left out, or its bytes changed."""
+    lines = CONFIGURATION.splitlines()
+    for _ in range(chance.choice([0, 1, 1, 2, 5])):
+        place = chance.randrange(len(lines))
+        match chance.randrange(4):
+            case 0:
+                del lines[place]
+            case 1:
+                lines[place:place] = [chance.choice(lines)]
+            case _ if " = " in lines[place]:
+                lines[place] = f"{lines[place].partition(' = ')[0]} = {chance.choice(LITERALS)}"
+    raw = "\n".join(lines).encode()
+    return mutated(chance, raw) if chance.random() < 0.3 else raw
+
+
+def test_a_configuration_is_refused_in_words_or_can_be_set_up(fuzz: Rounds, tmp_path: Path) -> None:
+    path = tmp_path / "postman.toml"
+    path.touch(0o600)
+    taken = 0
+    for chance in fuzz():
+        path.write_bytes(a_configuration(chance))
+        try:
+            set_up(load(path))
+            taken += 1
+        except ConfigError as error:
+            assert str(error).startswith(("postman.toml", str(path)))  # noqa: PT017  # it may be raised, or not
+    assert taken
 
 
 def test_what_is_posted_is_refused_with_its_places_or_can_be_written_by_every_plugin(fuzz: Rounds) -> None:
@@ -183,9 +256,13 @@ async def test_damage_in_the_ledger_or_the_queue_stops_no_sound_letter(fuzz: Rou
             while sum((await queue.statistics()).ready):
                 lease = await queue.take()
                 assert lease.note is not None
-                claim = await ledger.claim(lease.note.id, [LAMDA])
-                assert not isinstance(claim, Claim) or claim.letter in letters, "what is sent is as it was"
-                taken[lease.note.id] = type(claim).__name__
+                try:
+                    claim = await ledger.claim(lease.note.id, [LAMDA])
+                except DamagedRow:
+                    assert lease.note.id in damaged
+                else:
+                    assert not isinstance(claim, Claim) or claim.letter in letters, "what is sent is as it was"
+                    taken[lease.note.id] = type(claim).__name__
                 await queue.ack(lease)
             for letter in letters:
                 if letter.id not in damaged:

@@ -207,8 +207,8 @@ class PostgresRows:
 
     def get(self, id: Id) -> Row | None:
         """See `Rows.get`."""
-        if id not in self._rows and id in self._stored and (row := rows.read(id, self._stored[id])):
-            self._rows[id] = row
+        if id not in self._rows and id in self._stored:
+            self._rows[id] = rows.read(id, self._stored[id])
         return self._rows.get(id)
 
     def known(self, id: Id) -> bool:

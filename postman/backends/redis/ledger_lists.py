@@ -15,7 +15,7 @@ from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
 from postman.backends.redis.clock import ServerClock
 from postman.backends.redis.ledger_rows import Found
-from postman.errors import NewerRow
+from postman.errors import DamagedRow, NewerRow
 from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id
 from postman.movable import UsedKey
@@ -136,6 +136,8 @@ class RedisLists:
                 row = rows.read(id, letter.row) if letter.row is not None else None
             except NewerRow:
                 continue
+            except DamagedRow:
+                row = None
             if row is None or (row.state.ended and row.since <= wall - retention):  # else it was replayed meanwhile
                 forgotten.append((id, letter, row))
         swept = await self._forget(forgotten)

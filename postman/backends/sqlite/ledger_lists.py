@@ -76,15 +76,15 @@ class SqliteLists:
         """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
         self._database.flush()  # a letter that is replayed in this very transaction must stay
         swept: list[tuple[Any, ...]] = self._sql.execute(
-            "SELECT key, labels, row FROM letter WHERE state >= 4 AND +state <= ? AND wake <= ? ORDER BY wake LIMIT ?",
+            "SELECT key, labels, state, row FROM letter"
+            " WHERE state >= 4 AND +state <= ? AND wake <= ? ORDER BY wake LIMIT ?",
             (len(STATES) - 1, ended_before, limit),
         ).fetchall()
-        for key, labels, encoded in swept:
-            if row := decoded(key, encoded):
-                self._letters.gone(row)
+        for key, labels, state, encoded in swept:
+            self._letters.gone(STATES[state], decoded(key, encoded))
             for hash in hashes_of(labels):
                 self._sql.execute("DELETE FROM label WHERE hash = ? AND key = ?", (hash, key))
-        keys = [(key,) for key, _, _ in swept]
+        keys = [(key,) for key, *_ in swept]
         self._database.write_rows("DELETE FROM body WHERE key IN (", "?", ")", keys)
         self._database.write_rows("DELETE FROM letter WHERE key IN (", "?", ")", keys)
         self._sql.execute(

@@ -182,10 +182,10 @@ class SqliteRows:
             (client, key, used.fingerprint, " ".join(used.ids), now.wall),
         )
 
-    def gone(self, row: Row) -> None:
-        """A row that had ended was deleted."""
-        self._counts[row.state] -= 1
-        self._doubled -= row.receipts > 1
+    def gone(self, state: State, row: Row | None) -> None:
+        """A row that had ended was deleted; None: it could not be read."""
+        self._counts[state] -= 1
+        self._doubled -= row is not None and row.receipts > 1
 
     # Counts
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from postman.backends.columns import key_of
 from postman.backends.postgres.ledger import ledger_on
 from postman.backends.postgres.server import Server, open_side, prepare
+from postman.errors import DamagedRow
 from postman.ledger import Filter, Ledger
 from postman.row import Now, Policy, State
 from postman.testing.check_ledger import (
@@ -54,10 +56,12 @@ async def test_damage_to_a_letter_is_told_and_the_others_go_on(
             f"UPDATE {postgres.schema}.body SET letter = '\\x01' WHERE key = {key_of(garbled)}",  # noqa: S608  # ours
         ):
             postgres_process.execute(statement)
-        assert await ledger.read(damaged, None) is None
+        for ask in (partial(ledger.read, damaged, None), partial(ledger.claim, damaged, [LAMDA])):
+            with pytest.raises(DamagedRow, match=damaged):
+                await ask()
         assert [row.id for row in await ledger.find(Filter(), None, 10)] == [whole, garbled, bodiless]
-        answers = [await ledger.claim(id, [LAMDA]) for id in (damaged, bodiless, garbled, whole)]
-        assert [getattr(answer, "state", "claimed") for answer in answers] == [None, "failed", "failed", "claimed"]
+        answers = [await ledger.claim(id, [LAMDA]) for id in (bodiless, garbled, whole)]
+        assert [getattr(answer, "state", "claimed") for answer in answers] == ["failed", "failed", "claimed"]
         clock.advance(Policy().give_up_after)
         assert [row.id for row in (await ledger.overdue(10)).lapsed] == [whole], "the clerk's round goes on"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 import structlog.testing
@@ -13,8 +14,8 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.ledger import RedisLedger, redis_ledger
 from postman.backends.redis.queue import redis_queue
 from postman.clerk import Clerk
-from postman.errors import StoreRefused
-from postman.ledger import ALL, Filter, Instance, Pause, Unclaimable
+from postman.errors import DamagedRow, StoreRefused
+from postman.ledger import ALL, Filter, Instance, Pause
 from postman.mail import Id
 from postman.queue import Note
 from postman.row import Policy, State, Verb
@@ -65,8 +66,9 @@ async def test_a_damaged_letter_is_told_and_stops_no_other(place: Place, damage:
     before, bad, after = [(await scene.claim(await scene.queued())).id for _ in range(3)]
     damage(place.server, place.letter(bad))
     with structlog.testing.capture_logs() as logs:
-        assert await ledger.read(bad, None) is None
-        assert await ledger.claim(bad, [LAMDA]) == Unclaimable(None)
+        for ask in (partial(ledger.read, bad, None), partial(ledger.claim, bad, [LAMDA])):
+            with pytest.raises(DamagedRow, match=bad):
+                await ask()
     assert {(log["log_level"], log["id"]) for log in logs} == {("error", bad)}
     assert [row.id for row in await ledger.find(Filter(), None, 10)] == [after, before]
     place.clock.advance(LAMDA.lease)

@@ -13,7 +13,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.client import open_client
 from postman.backends.redis.ledger import RedisLedger, RedisLedgerSettings, open_both, open_ledger, redis_ledger
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, redis_queue
-from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
+from postman.errors import DamagedRow, IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.hookspecs import LEDGERS
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Ended, Filter, Ledger, Unclaimable
@@ -244,7 +244,8 @@ async def test_a_damaged_row_is_passed_over_and_swept_and_a_damaged_body_is_told
         redis_process.ask("HSET", f"{redis.prefix}letter:{damaged}", "r", "\xff\x00")
         redis_process.ask("HSET", f"{redis.prefix}letter:{bodiless}", "b", "\x01")
         assert [row.id for row in await ledger.find(Filter(), None, 10)] == [bodiless, whole]
-        assert await ledger.read(damaged, None) is None
+        with pytest.raises(DamagedRow):
+            await ledger.read(damaged, None)
         answer = await ledger.claim(bodiless, [LAMDA])
         assert isinstance(answer, Unclaimable)
         assert answer.state is State.FAILED

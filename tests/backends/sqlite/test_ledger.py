@@ -19,7 +19,7 @@ from postman.backends.sqlite import ledger_rows
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.ledger import SqliteLedger, ledger_on, postman_register
 from postman.backends.sqlite.queue import queue_on
-from postman.errors import IdTaken, KeyReused, StoreFull
+from postman.errors import DamagedRow, IdTaken, KeyReused, StoreFull
 from postman.kind import Surroundings
 from postman.ledger import Claim, Filter, Ledger, LedgerSettings
 from postman.mail import Id, Letter, OnDoubt
@@ -58,6 +58,30 @@ def open_sqlite(path: Path) -> OpenLedger:
 )
 async def test_the_contract(check: LedgerCheck, open_sqlite: OpenLedger) -> None:
     await check(open_sqlite)
+
+
+async def test_damage_to_a_letter_is_told_and_the_others_go_on(path: Path, open_sqlite: OpenLedger) -> None:
+    clock = StandingClock()
+    async with open_sqlite(Policy(), clock) as ledger:
+        scene = Scene(ledger, clock)
+        sent, damaged, bodiless, garbled, whole = [await scene.queued() for _ in range(5)]
+        await scene.end(sent, ACCEPTED)
+    with closing(apsw.Connection(str(path))) as other:
+        for id in (sent, damaged):
+            other.execute("UPDATE letter SET row = substr(row, 1, 50) WHERE key = ?", (key_of(id),))
+        other.execute("DELETE FROM body WHERE key = ?", (key_of(bodiless),))
+        other.execute("UPDATE body SET letter = substr(letter, 1, 50) WHERE key = ?", (key_of(garbled),))
+    async with open_sqlite(Policy(), clock) as ledger:
+        for ask in (partial(ledger.read, damaged, None), partial(ledger.claim, damaged, [LAMDA])):
+            with pytest.raises(DamagedRow, match=damaged):
+                await ask()
+        assert [row.id for row in await ledger.find(Filter(), None, 10)] == [whole, garbled, bodiless]
+        answers = [await ledger.claim(id, [LAMDA]) for id in (bodiless, garbled, whole)]
+        assert [getattr(answer, "state", "claimed") for answer in answers] == ["failed", "failed", "claimed"]
+        clock.advance(Policy().retention)
+        assert [row.id for row in (await ledger.overdue(10)).lapsed] == [whole], "the clerk's round goes on"
+        assert await ledger.sweep(10) == 3
+        assert (await ledger.statistics()).states == {State.QUEUED: 1, State.SENDING: 1}
 
 
 @pytest.mark.parametrize(
