@@ -70,6 +70,7 @@ class CarrierStatistics(msgspec.Struct, frozen=True, kw_only=True):
         cooling: seconds that it still rests after a 429.
         paused: by a person.
         last_fault: the reason of the last call that counted against it.
+        bug: the last one that its plugin showed, since it was opened.
     """
 
     name: str
@@ -83,6 +84,7 @@ class CarrierStatistics(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
     delivers: bool
     last_fault: str
+    bug: str
     breaker: BreakerStatistics
 
 
@@ -112,6 +114,9 @@ class Carrier:
         breaker: its health; made with `blame`. Outlives a reload that does not change the provider.
         clock: seconds, monotonic.
         on_free: called when a call may have become possible.
+
+    Attributes:
+        bug: what was wrong with its plugin the last time; "": nothing.
     """
 
     def __init__(
@@ -127,6 +132,7 @@ class Carrier:
         self.terms = terms
         self.breaker = breaker
         self.on_free = on_free
+        self.bug = ""
         self._clock = clock
         self._reserved = 0
         self._epoch = 0
@@ -239,6 +245,7 @@ class Carrier:
             paused=self._paused,
             delivers=self.terms.delivers,
             last_fault=self._last_fault,
+            bug=self.bug,
             breaker=self.breaker.statistics(),
             **self._ends,
         )

@@ -103,7 +103,11 @@ def sentences(facts: Facts) -> Iterator[str]:
     if facts.queue:
         yield from facts.queue.troubles
     if facts.queue and facts.queue.buried:
-        yield f"{facts.queue.buried} notes on the queue could not be read or named no mail; they were put aside."
+        yield (
+            f"{facts.queue.buried} notes on the queue could not be read or named no mail; no mail is lost by that. They"
+            " were put aside with the reason, in the table `buried` (Redis: the list `...queue:buried`; SQS: the queue"
+            " `...-dead`, or the log): delete them when you have looked."
+        )
 
 
 def _about_providers(facts: Facts) -> Iterator[str]:
@@ -126,6 +130,12 @@ def _about_providers(facts: Facts) -> Iterator[str]:
                 f"Provider {provider.name} is not asked for another {provider.cooling:.0f} s: it said that its limit is"
                 " reached. `rate` in its [[provider]] keeps below a limit."
             )
+        if provider.bug:
+            yield (
+                f"The plugin of provider {provider.name} has a bug ({provider.bug}); the log says where. A mail that no"
+                " other provider takes is rejected, or in doubt. `postman reload` takes a mended plugin; `postman"
+                " replay --all --state rejected` sends again."
+            )
 
 
 def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
@@ -138,7 +148,10 @@ def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
         )
     age = _age(facts)
     if age is not None and age > LATE:
-        yield f"The oldest mail has been waiting for {age / 60:.0f} min."
+        yield (
+            f"The oldest mail has been waiting for {age / 60:.0f} min: `postman mail --state queued` lists what waits,"
+            " `postman mail ID` says for what."
+        )
 
 
 def _kebab(value: Any) -> Any:  # noqa: ANN401  # any JSON

@@ -64,7 +64,7 @@ async def ask(carrier: Carrier, letter: Letter, attempt: Attempt, hold: Hold) ->
             if isinstance(leaf, ProviderError | TooLate):
                 raise leaf from error
             raise _judge_bug(leaf, carrier, attempt) from error
-        raise OutcomeUnknown(f"bug in plugin of {carrier.name}: send() returned {type(receipt).__name__}")
+        raise OutcomeUnknown(_told(carrier, f"send() returned {type(receipt).__name__}"))
     handed_over = may_have_been_accepted(attempt.phase, marks=carrier.terms.marks)
     if call.cut is Cut.DRAIN:
         raise Stopped(handed_over=handed_over)
@@ -136,7 +136,12 @@ def end_of(error: Exception, phase: Phase, *, fail_over_suppressed: bool = False
 
 def _judge_bug(bug: BaseException, carrier: Carrier, attempt: Attempt) -> ProviderError:
     _log.error("bug in a plugin", provider=carrier.name, error=type(bug).__name__, exc_info=bug)
-    reason = f"bug in the plugin of {carrier.name}: {type(bug).__name__}"
+    reason = _told(carrier, type(bug).__name__)
     if may_have_been_accepted(attempt.phase, marks=carrier.terms.marks):
         return OutcomeUnknown(reason)
     return PluginBug(reason)
+
+
+def _told(carrier: Carrier, bug: str) -> str:
+    carrier.bug = bug
+    return f"bug in the plugin of {carrier.name}: {bug}"

@@ -29,6 +29,7 @@ def provider(**more: object) -> CarrierStatistics:
         "paused": False,
         "delivers": True,
         "last_fault": "",
+        "bug": "",
         "breaker": Breaker().statistics(),
         **more,
     }
@@ -76,15 +77,16 @@ def test_a_service_without_troubles_is_well() -> None:
         ({"pauses": [Pause("sendgrid", 0, "ops")]}, ["sendgrid", "`postman resume sendgrid`"]),
         ({"ledger": LedgerStatistics({State.HELD: 1})}, ["1 mail is held", "postman mail --state held"]),
         ({"ledger": LedgerStatistics({State.HELD: 2})}, ["2 mails are held"]),
-        ({"ledger": LedgerStatistics({}, oldest_due=400.0)}, ["waiting for 10 min"]),
+        ({"ledger": LedgerStatistics({}, oldest_due=400.0)}, ["waiting for 10 min", "`postman mail --state queued`"]),
         ({"ledger": LedgerStatistics({}, troubles=("The store has forgotten.",))}, ["The store has forgotten."]),
-        ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes"]),
+        ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes", "`buried`", "delete them"]),
         ({"queue": QueueStatistics((0, 0, 0), 0, 0, 0, ("The queue b is down",))}, ["The queue b is down"]),
         ({"troubles": ["The reload failed: x."]}, ["The reload failed"]),
         (
             {"providers": [provider(breaker=opened(), again_in=25.0, last_fault="401 the key is wrong")]},
             ["sendgrid", "25 s", "401 the key is wrong"],
         ),
+        ({"providers": [provider(bug="KeyError")]}, ["sendgrid", "KeyError", "`postman reload`", "replay --all"]),
         ({"providers": [provider(cooling=600.0)]}, ["sendgrid", "600 s", "limit", "`rate`"]),
     ],
 )

@@ -47,9 +47,10 @@ async def test_doubled_and_damaged_notes_cost_nothing_and_are_not_gone_before_th
         with trio.fail_after(30):
             while (status := await customer.get("/status"))["queue"]["buried"] < len(NOBODYS):
                 pass
-        assert status["because"] == [
-            f"{len(NOBODYS)} notes on the queue could not be read or named no mail; they were put aside."
-        ]
+        (sentence,) = status["because"]
+        assert sentence.startswith(
+            f"{len(NOBODYS)} notes on the queue could not be read or named no mail; no mail is lost"
+        )
         assert sum(status["queue"]["ready"]) == status["queue"]["leased"] == 0
         assert await program.stop() == 0
         assert program.log.count('"a note was buried"') == 1, "the others were buried when the queue was opened"

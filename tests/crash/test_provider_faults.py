@@ -48,11 +48,12 @@ async def test_whatever_a_provider_suffers_from_stands_in_the_status(
                 url = (await stack.enter_async_context(open_fault_server(otherwise=act, tls=tls))).url
             more = f'timeout = {0.5 if name == "silent" else 20}\nfrom-domains = ["{name}.example"]'
             tables.append(provider(name, "sendgrid", f'{key}, base-url = "{url}"', more=more))
+        tables.append(provider("buggy", settings='outcomes = ["bug"]', more='from-domains = ["buggy.example"]'))
         text = toml(*tables, workers=64, more='from-domains = ["example.org"]')
         program = await stack.enter_async_context(open_program(tmp_path, text))
         customer = await stack.enter_async_context(open_customer(lambda: program.url))
         await program.start()
-        for name in FAULTS:
+        for name in (*FAULTS, "buggy"):
             mail = {
                 "to": [{"email": "ann@example.com"}],
                 "from": {"email": f"shop@{name}.example"},
@@ -62,11 +63,12 @@ async def test_whatever_a_provider_suffers_from_stands_in_the_status(
             await customer.post(name, [mail] * BREAKS)
         because: list[str] = []
         with trio.fail_after(20):
-            while sum("is not asked for another" in sentence for sentence in because) < len(FAULTS):
+            while sum("is not asked for another" in told or "has a bug" in told for told in because) <= len(FAULTS):
                 because = (await customer.get("/status"))["because"]
         for name, (_, words) in FAULTS.items():
             (sentence,) = [sentence for sentence in because if f"Provider {name} " in sentence]
             assert words in sentence
+        assert any("The plugin of provider buggy has a bug (" in sentence for sentence in because)
         await program.stop()
         rows = {str(row.id): row for row in await program.rows()}
     for name in FAULTS:

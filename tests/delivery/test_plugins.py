@@ -46,6 +46,7 @@ async def test_a_plugin_s_crash_of_any_kind_ends_neither_worker_nor_letter(
         assert (row.state, other.asked) == ((State.IN_DOUBT, 0) if handed_over else (State.SENT, 1))
         assert any(f"bug in the plugin of buggy: {type(bug).__name__}" in entry.reason for entry in row.history)
         assert b.carriers[0].breaker.statistics().faults_in_a_row == (1 if handed_over else 0)
+        assert b.carriers[0].statistics().bug == type(bug).__name__, "the status tells"
 
 
 async def test_a_plugin_that_makes_no_marks_may_have_sent_all_when_it_crashes(autojump_clock: MockClock) -> None:
