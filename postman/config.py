@@ -204,7 +204,7 @@ def load(path: Path, *, bind: str | None = None, only: Only | None = None) -> Lo
         raise ConfigError(f"{path} does not exist. --config PATH names another. A smallest one is:\n\n{SMALLEST}")
     try:
         raw = tomllib.loads(read_safely(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for 5,000 digits, or deep nesting
         raise ConfigError(f"{path.name}: not TOML: {error}") from None
     reader = Reader(path.parent)
     config = reader.read(Config, raw, Place(path.name))

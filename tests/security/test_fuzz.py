@@ -128,9 +128,10 @@ settings = { host = "smtp.example.com", port = 587, security = "tls", username =
 """
 LITERALS = [
     '""', '" "', '"\\u0000"', '"\\uFFFF"', '"é@[::1"', "-1", "0", "0.5", "1e400", "nan", "true", "[]", "[[]]", "{}",
-    "1" * 5_000, '{ env = "HOME" }', '{ env = "" }', '{ file = "." }', '{ file = "\\u0000" }', "2026-01-01", "10:00:00",
-    f'"{"x" * 300}"', '"sqlite:"', '"sqlite://x"', '"sqlite:no/x"', '"redis://["', '"redis://h:x"', '"sqs:"', '"sqs://eu-central-1/a b"',
-    '"postgresql://%zz@h"', '"memory:?x=1&x=2"', '"127.0.0.1:99999"', '"[::1]:1"', '["memory:", "memory:"]', '"http://[::1"',
+    "1" * 5_000, '{ env = "HOME" }', '{ env = "" }', '{ file = "." }', '{ file = "\\u0000" }', "2026-01-01",
+    "10:00:00", f'"{"x" * 300}"', '"sqlite:"', '"sqlite://x"', '"sqlite:no/x"', '"redis://["', '"redis://h:x"',
+    '"sqs:"', '"sqs://eu-central-1/a b"', '"postgresql://%zz@h"', '"memory:?x=1&x=2"', '"127.0.0.1:99999"',
+    '"[::1]:1"', '["memory:", "memory:"]', '"http://[::1"',
 ]  # fmt: skip
 
 
