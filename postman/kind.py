@@ -50,8 +50,8 @@ class Kind[S: msgspec.Struct, T]:
         name: the entry point's name, and the word in postman.toml (`plugin = "..."`, or the scheme of a URL).
         settings: what its settings are; a frozen struct that forbids unknown fields.
         open: acquires; leaving the block gives everything back. Must not block the loop.
-        check: for ledgers and queues: raises ConfigError for settings with which `open` must fail, such as a URL that is
-            none, or a directory that is not there. Looks at this machine, asks nobody, changes nothing.
+        check: for ledgers and queues: raises ConfigError for settings with which `open` must fail, such as a URL that
+            is none, or a directory that is not there. Looks at this machine, asks nobody, changes nothing.
         account: for providers: base URL and the vendor's account, never a secret; two configurations of one account
             give the same text. Doubt is resolved only where the account is the same.
         marks: for providers: True when every call makes `Attempt.starting` before its first byte (whatever goes through
