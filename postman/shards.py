@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
-import outcome
 import structlog
 import trio
 
 from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
 from postman.queue import Lease, Note, Queue, QueueStatistics
+from postman.takers import Takers
 
 HOLD: Final = 1.0
 """Seconds that a spare note waits for a taker here, before it is shown to other processes again."""
@@ -48,7 +48,7 @@ class ShardedQueue:
         self.durable = self.shared = False
         self._shards = shards
         self._nursery = nursery
-        self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self._takers = Takers()
         self._spare: deque[tuple[float, Lease]] = deque()
         self._surplus = trio.Event()
 
@@ -72,17 +72,11 @@ class ShardedQueue:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return lease
         self._refuse_if_all_are_down()
-        task = trio.lowlevel.current_task()
-        self._takers[task] = None
-        self._ask()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
+        try:
+            return await self._takers.wait(self._ask)
+        except trio.Cancelled:
             self._surplus.set()
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        taken: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-        return taken
+            raise
 
     async def ack(self, lease: Lease) -> None:
         """See `Queue.ack`."""
@@ -178,10 +172,7 @@ class ShardedQueue:
                 shard.asking.pop(scope, None)
 
     def _hand(self, lease: Lease) -> None:
-        if self._takers:
-            task, _ = self._takers.popitem(last=False)
-            trio.lowlevel.reschedule(task, outcome.Value(lease))
-        else:
+        if not self._takers.give(lease):
             self._spare.append((trio.current_time(), lease))
         self._surplus.set()
 
@@ -193,9 +184,7 @@ class ShardedQueue:
         try:
             self._refuse_if_all_are_down()
         except StoreUnavailable as error:
-            while self._takers:
-                task, _ = self._takers.popitem(last=False)
-                trio.lowlevel.reschedule(task, outcome.Error(error))
+            self._takers.fail(error)
 
 
 class _Shard:

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import outcome
 import trio
 
 from postman.errors import LeaseLost, StoreError
 from postman.queue import LANE_WEIGHTS, LANES, Lease, Note, QueueStatistics
+from postman.takers import Takers
 
 WINDOW = 2_048
 """Notes of a lane in memory; at most twice as many."""
@@ -64,7 +64,7 @@ class Lanes:
         self._lanes = [_Lane(number, refill, stored[number]) for number in range(LANES)]
         self._leases: OrderedDict[int, tuple[float, Entry]] = OrderedDict()
         self._last_lease = 0
-        self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self._takers = Takers()
         self._alarm = trio.Event()
         self._alarm_at = math.inf
         for lane in self._lanes:
@@ -98,9 +98,7 @@ class Lanes:
     def fail(self, number: int, error: StoreError) -> None:
         """The other answer to `refill`. Who waits is told."""
         self._lanes[number].filling = False
-        while self._takers:
-            task, _ = self._takers.popitem(last=False)
-            trio.lowlevel.reschedule(task, outcome.Error(error))
+        self._takers.fail(error)
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
@@ -109,17 +107,7 @@ class Lanes:
         if lease is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return lease
-        task = trio.lowlevel.current_task()
-        self._takers[task] = None
-        if self._next_change() < self._alarm_at:
-            self._alarm.set()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        taken: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-        return taken
+        return await self._takers.wait(self._set_alarm)
 
     def held(self, lease: Lease) -> Entry:
         """The note of a lease that is not over; else `LeaseLost`."""
@@ -144,8 +132,10 @@ class Lanes:
 
     def _hand_out(self) -> None:
         while self._takers and (lease := self._next_lease()) is not None:
-            task, _ = self._takers.popitem(last=False)
-            trio.lowlevel.reschedule(task, outcome.Value(lease))
+            self._takers.give(lease)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
         if self._takers and self._next_change() < self._alarm_at:
             self._alarm.set()
 

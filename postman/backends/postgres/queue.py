@@ -7,9 +7,7 @@ disk; puts do.
 
 from __future__ import annotations
 
-import copy
 import secrets
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -29,6 +27,7 @@ from postman.backends.postgres.server import PostgresSettings, Server, check, op
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.takers import Takers
 
 POLL: Final = 5.0
 """Seconds between two looks of those who wait, should a wake-up be lost."""
@@ -46,7 +45,7 @@ class PostgresQueue:
     def __init__(self, line: Line[Move], side: Side) -> None:
         self._line = line
         self._side = side
-        self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self._takers = Takers()
         self._fetching = False
         self._woken = False
         self._announcing = False
@@ -60,17 +59,7 @@ class PostgresQueue:
 
     async def take(self) -> Lease:
         """See `Queue.take`. What was leased for one that left meanwhile goes to another, or back at once."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        task = trio.lowlevel.current_task()
-        self._takers[task] = None
-        self.wake()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        taken: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-        return taken
+        return await self._takers.wait(self.wake)
 
     async def ack(self, lease: Lease) -> None:
         """See `Queue.ack`."""
@@ -113,16 +102,11 @@ class PostgresQueue:
         """The answer to a `Take`."""
         self._fetching = False
         if isinstance(result, outcome.Error):
-            while self._takers:
-                task, _ = self._takers.popitem(last=False)
-                trio.lowlevel.reschedule(task, outcome.Error(copy.copy(result.error)))
+            self._takers.fail(result.error)
             return
         taken = result.unwrap()
         for lease in taken.leases:
-            if self._takers:
-                task, _ = self._takers.popitem(last=False)
-                trio.lowlevel.reschedule(task, outcome.Value(lease))
-            else:
+            if not self._takers.give(lease):
                 self._line.submit(Release(lease.handle, 0.0), lambda _: None)
         if taken.enough or self._woken:
             self.wake()

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
-import outcome
 import trio
 
 from postman.backends.redis import queue_scripts as scripts
@@ -27,6 +25,7 @@ from postman.errors import LeaseLost, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.queue import LANE_WEIGHTS, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics, read_note
+from postman.takers import Takers
 
 BATCH: Final = 64
 """Notes taken at once."""
@@ -63,7 +62,7 @@ class RedisQueue:
         self._client = client
         self._visibility = _ms(visibility_timeout)
         self._clock = clock
-        self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self._takers = Takers()
         self._credit = [0] * LANES
         self._stirred = trio.Event()
         self._look_at = -math.inf
@@ -76,17 +75,7 @@ class RedisQueue:
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        task = trio.lowlevel.current_task()
-        self._takers[task] = None
-        self._stirred.set()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        lease: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-        return lease
+        return await self._takers.wait(self._stirred.set)
 
     async def ack(self, lease: Lease) -> None:
         """See `Queue.ack`."""
@@ -129,21 +118,14 @@ class RedisQueue:
             handles, wait, self._credit = await self._client.run(scripts.TAKE, self.keys, *arguments)
         except StoreError as error:
             self._look_at = -math.inf
-            while self._takers:
-                self._resume(outcome.Error(error))
+            self._takers.fail(error)
             return
         for handle in handles:
-            if self._takers:
-                self._resume(outcome.Value(Lease(_read(handle), handle)))
-            else:
+            if not self._takers.give(Lease(_read(handle), handle)):
                 await self._give_back(handle)
         pause = LOOK if wait < 0 else min(wait / 1_000, LOOK)
         later = -math.inf if len(handles) == wanted else trio.current_time() + pause
         self._look_at = min(self._look_at, later)
-
-    def _resume(self, result: outcome.Outcome[Lease]) -> None:
-        task, _ = self._takers.popitem(last=False)
-        trio.lowlevel.reschedule(task, result)
 
     async def _give_back(self, handle: bytes) -> None:
         try:
