@@ -22,7 +22,7 @@ The floors, from the street up; imports run downwards only:
 - the way in: `listeners`, `server`, `endpoint` and what it reads with, `intake`, `keyring`, `allowance`
 - the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
 - between them: `clerk`; `roster` counts who delivers how much
-- several queues as one: `shards`
+- what queues have in common: `takers`; several as one: `shards`
 - contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
   `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
 - implementations: `backends/`, a folder for each engine; providers are plugins, found by `registry`
