@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Annotated
 
 import msgspec
 import psycopg
@@ -23,12 +24,16 @@ _READ_ALL = ("enable_seqscan", "enable_bitmapscan", "enable_mergejoin", "enable_
 """Ways of the server that end well only where most of a table is wanted."""
 
 
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,63}\Z", description="1 to 63 characters of ASCII")]
+"""PostgreSQL cuts longer names short, and two services might meet."""
+
+
 class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
     """A URL and what its query may say, for ledger and queue alike; see `Server` and libpq."""
 
     url: str
-    schema: str = "postman"
-    timeout: float = 5.0
+    schema: _Name = "postman"
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
     sslmode: str = ""
     sslrootcert: str = ""
     passfile: str = ""

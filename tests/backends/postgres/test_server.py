@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+import msgspec
 import pytest
 import trio
 
-from postman.backends.postgres.server import Server, prepare
+from postman.backends.postgres.server import PostgresSettings, Server, prepare
 from postman.backends.postgres.tables import MIGRATIONS
 from postman.errors import ConfigError, StoreRefused, StoreUnavailable
 from postman.testing.postgres_server import PostgresServer
@@ -59,3 +60,9 @@ async def test_a_url_that_cannot_be_read_is_told_without_its_password() -> None:
         await prepare(Server("postgresql://me:canary@[host/x"), durable=True)
     assert "canary" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("schema", ["", "a" * 64, "ä", "a\n"])
+def test_a_schema_whose_name_would_be_cut_short_is_none(schema: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"url": "postgresql:", "schema": schema}, PostgresSettings)
