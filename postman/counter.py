@@ -18,7 +18,7 @@ import msgspec
 from postman.client import Client, Refused, Unreachable
 from postman.ledger import ALL
 from postman.options import asks_service, show
-from postman.query import FROM_STATES, MOST, as_id, no_id
+from postman.query import FROM_STATES, MOST, NO_ID, as_id
 from postman.row import State, Verb
 
 PAGE = 200
@@ -143,7 +143,7 @@ def _checked_id[T: (str | None, tuple[str, ...])](_context: click.Context, _argu
     """One tracking id, none, or several."""
     for id in [given] if isinstance(given, str) else given or ():
         if as_id(id) is None:
-            raise click.BadParameter(no_id(id))
+            raise click.BadParameter(f"{id!r} is {NO_ID}")
     return given
 
 

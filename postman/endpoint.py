@@ -295,7 +295,7 @@ class _Endpoint:
     async def _row(self, client: Client, id: str) -> Row:
         known = query.as_id(id)
         if known is None:
-            raise Problem(HTTPStatus.NOT_FOUND, query.no_id(id))
+            raise Problem(HTTPStatus.NOT_FOUND, f"This is {query.NO_ID}.")
         row = await self._ledger.read(known, None if client.admin else client.name)
         if row is None:
             raise Problem(HTTPStatus.NOT_FOUND, "There is no mail with this tracking id.")

@@ -18,6 +18,9 @@ MOST = 500
 """Letters in one answer, or acted upon by one request."""
 USUAL = 50
 
+NO_ID = "no tracking id; they look like 0x6882f4a1c0001000"
+"""What a person is told that another text is."""
+
 FROM_STATES = {
     Verb.RELEASE: (State.HELD,),
     Verb.DISCARD: (State.HELD, State.QUEUED),
@@ -50,11 +53,6 @@ class Selection(msgspec.Struct, frozen=True):
 def as_id(text: str) -> Id | None:
     """`text` as a tracking id, if it looks like one."""
     return Id(text) if _ID.fullmatch(text) else None
-
-
-def no_id(text: str) -> str:
-    """What a person is told of `text`, which is no tracking id."""
-    return f"{text[:64]!r} is no tracking id; they look like 0x6882f4a1c0001000."
 
 
 def read_listing(pairs: Iterable[tuple[str, str]]) -> Listing:

@@ -36,7 +36,7 @@ async def test_an_id_that_never_was_is_404(house: House, id: str) -> None:
 
 async def test_what_is_no_id_is_told_with_one_to_compare(house: House) -> None:
     detail = (await house.ask("GET", "/mail/bogus"))[1]["detail"]
-    assert detail == "'bogus' is no tracking id; they look like 0x6882f4a1c0001000."
+    assert detail == "This is no tracking id; they look like 0x6882f4a1c0001000."
 
 
 async def test_a_letter_that_is_damaged_is_not_told_as_one_that_never_was() -> None:
