@@ -106,12 +106,12 @@ async def check(client: Client, *, what: str, must_keep: bool) -> bool:
         )
     for sentence in (*verdict.risks, *verdict.warnings):
         _log.warning("what Redis has may be lost", store=what, reason=sentence)
-    if client.address.is_exposed:
+    if client.connection.address.is_exposed:
         _log.warning(
             "mails and the password travel to Redis unencrypted; write rediss:// in the url, and ?ca-file=FILE for a"
             " certificate of your own",
             store=what,
-            server=str(client.address),
+            server=str(client.connection.address),
         )
     return verdict.durable
 

@@ -17,7 +17,8 @@ from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.backends.redis.checks import check
-from postman.backends.redis.client import Ask, Client, open_client
+from postman.backends.redis.client import Client, open_client
+from postman.backends.redis.connection import Ask
 from postman.backends.redis.ledger_lists import RedisLists
 from postman.backends.redis.ledger_rows import Known, Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
@@ -89,7 +90,7 @@ class RedisLedger:
         self._queue = queue
         self._in_hand: dict[Id, Known] = {}
         self._witness = Witness(self._lists.letter)
-        client.on_connect = self._look_back
+        client.connection.on_connect = self._look_back
 
     async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """See `Ledger.accept`. One round trip."""

@@ -169,7 +169,7 @@ async def redis_queue(
     async with open_client(address, scripts.keys_of(address.prefix)[scripts.CHANNEL]) as client:
         durable = await check(client, what="queue", must_keep=False)
         queue = RedisQueue(client, visibility_timeout, durable=durable, clock=clock)
-        client.on_message = queue.look
+        client.connection.on_message = queue.look
         await queue.statistics()  # tells what somebody else wrote to
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.serve)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from postman.backends.redis.client import Ask
+from postman.backends.redis.connection import Ask
 from postman.mail import Id
 from postman.row import Row
 

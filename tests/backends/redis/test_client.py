@@ -100,7 +100,7 @@ async def test_a_commit_that_was_begun_is_waited_for_by_its_cancelled_caller(red
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(count)
-            while not client._wire._asked:  # type: ignore[union-attr]  # connected
+            while not client.connection._wire._asked:  # type: ignore[union-attr]  # connected
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
         assert counted == [1]

@@ -44,7 +44,7 @@ def under(address: Address, clock: MockClock) -> QueueUnderTest:
     async def wait(seconds: float) -> None:
         clock.jump(seconds)
         await trio.testing.wait_all_tasks_blocked()
-        while opened[-1]._client._wire._asked:  # type: ignore[union-attr]  # connected; the server is no task
+        while opened[-1]._client.connection._wire._asked:  # type: ignore[union-attr]  # connected; the server is no task
             await trio.testing.wait_all_tasks_blocked(0.001)
 
     return QueueUnderTest(open_it, VISIBILITY_TIMEOUT, wait)
