@@ -79,12 +79,22 @@ class Office:
         self._ledger_error = self._queue_error = ""
 
     async def watch(self) -> None:
-        """Look again and again whether the stores answer and whom a person paused, until cancelled."""
+        """Look again and again whether the stores answer and whom a person paused, until cancelled.
+
+        An outage is two lines in the log.
+        """
+        told = ""
         while True:
             try:
                 await self.look()
             except Exception:  # noqa: BLE001  # deliveries go on without it
                 _log.exception("a bug of ours; the next look may work")
+            error = self._ledger_error or self._queue_error
+            if error and not told:
+                _log.warning("a store does not answer", store="ledger" if self._ledger_error else "queue", reason=error)
+            if told and not error:
+                _log.info("the stores answer again")
+            told = error
             await trio.sleep(LOOK)
 
     async def look(self) -> tuple[LedgerStatistics | None, QueueStatistics | None, Sequence[Pause]]:

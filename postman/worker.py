@@ -31,7 +31,8 @@ async def work(number: int, postbox: Postbox, queue: Queue, delivery: Delivery, 
         try:
             await _deliver_one(number, postbox, queue, delivery, guard, room)
         except (StoreUnavailable, StoreFull, StoreRefused) as error:
-            _log.warning("a store does not work; nothing is taken meanwhile", worker=number, reason=str(error))
+            if not failures:
+                _log.warning("a store does not work; nothing is taken meanwhile", worker=number, reason=str(error))
             failures += 1
         except Exception:  # noqa: BLE001  # the worker outlives our own bugs
             _log.exception("a bug of ours; the letter is in the ledger, the clerk will see to it", worker=number)

@@ -14,7 +14,7 @@ from postman.testing.fault_server import FaultServer
 from postman.testing.haste import hasten
 from postman.testing.pairs import Places
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.program import open_program
+from postman.testing.program import Program, open_program, wait_until
 from postman.testing.redis_server import RedisServer
 from postman.testing.report import report
 
@@ -31,6 +31,11 @@ async def told(customer: Customer, words: str) -> None:
     with trio.fail_after(10):
         while not any(words in sentence for sentence in (await customer.get("/status"))["because"]):
             pass
+
+
+def logged(program: Program, words: str) -> bool:
+    """Whether there is a line of the log that says this."""
+    return f'"{words}"' in program.log
 
 
 async def held(customer: Customer, vendor: FaultServer) -> str:
@@ -80,13 +85,20 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
             assert await lucky.get("/health/ready") == {"ready": True}
             assert (await lucky.get("/status"))["mails"]["queued"] == 2
 
+            for program in (one, other):
+                await wait_until(partial(logged, program, "a store does not answer"))
             await trio.to_thread.run_sync(server.start)
             await unlucky.post("meanwhile", [MAIL])
             for customer in (unlucky, lucky):
                 await customer.wait_settled()
                 assert (await customer.get("/status"))["because"] == []
             assert {(await lucky.get(f"/mail/{id}"))["state"] for id in (doubtful, waiting)} == {"sent"}
+            for program in (one, other):
+                await wait_until(partial(logged, program, "the stores answer again"))
             assert await one.stop() == await other.stop() == 0
+            for program, store in ((one, "ledger"), (other, "queue")):
+                assert program.log.count(f'"a store does not answer", "store": "{store}"') == 1
+                assert program.log.count('"a store does not work') <= 1, "of one worker"
             rows = [*await one.rows(), *await other.rows()]
             ids = [*unlucky.ids, *lucky.ids]
             found = report(ids, [id for id in accepted() if id in ids], rows, unlucky.recovered)
