@@ -148,6 +148,11 @@ def parcels(letters: Sequence[Letter], client: str, policy: Policy, now: Now) ->
     return ready
 
 
+def too_many(policy: Policy) -> StoreFull:
+    """As many mails are queued as may be."""
+    return StoreFull(f"{policy.max_queued} mails are queued already; see why they wait, or raise max-length of [queue]")
+
+
 def accept(
     rows: Rows,
     parcels: Sequence[Parcel],
@@ -166,7 +171,7 @@ def accept(
             raise KeyReused("this Idempotency-Key came before with another body")
         return Accepted(used.ids, replayed=True)
     if rows.count(State.QUEUED) + len(ids) > policy.max_queued:
-        raise StoreFull(f"{policy.max_queued} mails are queued already")
+        raise too_many(policy)
     if len(set(ids)) < len(ids) or any(rows.known(id) for id in ids):
         raise IdTaken("a letter with one of these ids exists")
     for parcel in parcels:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import errors
@@ -28,6 +29,11 @@ class Connection(psycopg.Connection[TupleRow]):
         """See psycopg."""
         return super().wait(gen, interval, self.patience if timeout is None else timeout)
 
+    def write(self, statement: LiteralString, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement with an array for each column of `rows`; nothing, if there are none."""
+        if rows:
+            self.execute(statement, [list(column) for column in zip(*rows, strict=True)])
+
     def hear(self, notice: errors.Diagnostic) -> None:
         """Take what the server says beside its answers."""
         self._unconfirmed |= notice.source_function == "SyncRepWaitForLSN"  # its words are in the server's language
@@ -45,7 +51,7 @@ CONFLICTS: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.
 
 _TRANSLATION: tuple[tuple[type[psycopg.Error], type[StoreError], str], ...] = (
     (errors.UniqueViolation, IdTaken, "a letter with this id exists"),
-    (errors.DiskFull, StoreFull, "the server's disk is full; nothing was changed"),
+    (errors.DiskFull, StoreFull, "the server's disk is full; make room there"),
     (errors.InsufficientPrivilege, StoreRefused, "grant our role what it needs"),
     (errors.UndefinedTable, StoreRefused, "our tables were dropped; restore them from a copy"),
     (errors.DataCorrupted, StoreRefused, "the server's files are damaged; restore them from a copy"),

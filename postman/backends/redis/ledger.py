@@ -24,7 +24,7 @@ from postman.backends.redis.ledger_rows import Known, Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
 from postman.backends.redis.witness import Witness
-from postman.errors import IdTaken, KeyReused, StoreFull, StoreRefused, StoreUnavailable
+from postman.errors import IdTaken, KeyReused, StoreRefused, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -138,7 +138,7 @@ class RedisLedger:
                     raise KeyReused("this Idempotency-Key came before with another body")
                 return Accepted(used.ids, replayed=True, noted=self._queue is not None)
             case [b"full"]:
-                raise StoreFull(f"{self.policy.max_queued} mails are queued already")
+                raise rows.too_many(self.policy)
             case [b"taken"]:
                 raise IdTaken("a letter with one of these ids exists")
             case _:

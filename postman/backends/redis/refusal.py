@@ -55,4 +55,6 @@ def meaning(error: ReplyError, server: object, prefix: str, command: Command) ->
         cure = f"; somebody else wrote to {key}: restore it from a backup, or begin anew with another ?prefix="
     elif code == "NOPERM":
         cure = f"; we need all commands on all keys that begin with {prefix}"
+    elif code == "OOM":
+        cure = "; give it more memory"
     return _KINDS.get(code, StoreError)(f"{server}: {hide(str(error))}{cure}")

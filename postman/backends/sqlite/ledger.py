@@ -111,7 +111,9 @@ class SqliteLedger:
         except OSError:
             return  # the writer will see what is wrong, and say it
         if disk.f_bavail * disk.f_frsize < self.reserve:
-            raise StoreFull(f"less than {self.reserve >> 20} MiB are free on the disk of {self._database.path}")
+            raise StoreFull(
+                f"less than {self.reserve >> 20} MiB are free on the disk of {self._database.path}; make room there"
+            )
 
     async def claim(
         self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
