@@ -15,7 +15,8 @@ from postman.backends import rows
 from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, id_of, key_of
 from postman.backends.postgres.checks import troubles
 from postman.backends.postgres.connection import Connection
-from postman.backends.postgres.ledger_rows import DOUBLED, SWEPT, count, number_of
+from postman.backends.postgres.ledger_rows import number_of
+from postman.backends.postgres.tally import DOUBLED, SUM, add
 from postman.ledger import HEARD, Filter, Instance, LedgerStatistics, Overdue, Pause
 from postman.mail import Id, Letter
 from postman.movable import UsedKey
@@ -93,12 +94,12 @@ class PostgresLists:
         wall = self.now(connection).wall
         swept = connection.execute(
             "DELETE FROM letter WHERE key IN (SELECT key FROM letter WHERE state >= 4 AND state <= %s AND wake <= %s "
-            "ORDER BY wake LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING key, labels, row",
+            "ORDER BY wake LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING key, labels, state, row",
             [len(STATES) - 1, wall - retention, limit],
             binary=True,
         ).fetchall()
-        labels = [(number_of(hash), key) for key, joined, _ in swept for hash in hashes_of(joined)]
-        connection.execute("DELETE FROM body WHERE key = ANY(%s::bigint[])", [[key for key, _, _ in swept]])
+        labels = [(number_of(hash), key) for key, joined, *_ in swept for hash in hashes_of(joined)]
+        connection.execute("DELETE FROM body WHERE key = ANY(%s::bigint[])", [[key for key, *_ in swept]])
         connection.execute(
             "DELETE FROM label USING unnest(%s::bigint[], %s::bigint[]) AS gone (hash, key) "
             "WHERE label.hash = gone.hash AND label.key = gone.key",
@@ -109,17 +110,14 @@ class PostgresLists:
             "ORDER BY at LIMIT %s FOR UPDATE SKIP LOCKED)",
             [wall - key_retention, limit - len(swept)],
         )
-        tally: Counter[int] = Counter()
-        for row in _decoded((key, encoded) for key, _, encoded in swept):
-            tally[NUMBERS[row.state]] -= 1
-            tally[DOUBLED] -= row.receipts > 1
-        count(connection, SWEPT, tally)
+        gone = Counter({state: -number for state, number in Counter(state for _, _, state, _ in swept).items()})
+        gone[DOUBLED] = -sum(row.receipts > 1 for row in _decoded((key, encoded) for key, _, _, encoded in swept))
+        add(connection, gone)
         return len(swept) + keys.rowcount
 
     def statistics(self, connection: Connection) -> LedgerStatistics:
         """See `Ledger.statistics`. The counts are sums of a few rows."""
-        found = connection.execute("SELECT name, sum(number)::bigint FROM tally GROUP BY name").fetchall()
-        counts: dict[int, int] = dict(found)
+        counts: dict[int, int] = dict(connection.execute(SUM).fetchall())
         doubled = counts.pop(DOUBLED, 0)
         [(oldest,)] = connection.execute(
             "SELECT min(due) FROM unnest('{false,true}'::bool[]) AS asked (put) CROSS JOIN LATERAL (SELECT due "

@@ -6,37 +6,24 @@ are about; these change them in memory; and what they changed is written by a fe
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import psycopg
 
 from postman.backends import rows
-from postman.backends.columns import NUMBERS, changing, hashes_of, id_of, joined, key_of
+from postman.backends.columns import changing, hashes_of, id_of, joined, key_of
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Job
 from postman.backends.postgres.queue_moves import insert_notes
+from postman.backends.postgres.tally import SUM, Tally
 from postman.errors import StoreUnavailable
 from postman.mail import Id
 from postman.queue import Note
 from postman.row import BODY_NOT_NEEDED, Now, Policy, Row, State
-
-DOUBLED: Final = -1
-"""Stands among the states in the tally."""
-SLOTS: Final = 2**15
-"""Each process counts in rows of its own, as far as chance allows, so that none waits for another's commit."""
-SWEPT: Final = 64
-"""The slot of what is swept."""
-STAY: Final = 500
-"""So many commits a process counts in one slot. While anybody keeps an old transaction open, a row that is written
-again and again is found behind all that it ever was."""
-RECOUNT: Final = 1.0
-"""Seconds for which the sum of all slots is believed; and ten times as long as it took."""
 
 
 def number_of(hash: bytes) -> int:
@@ -79,10 +66,7 @@ class PostgresRows:
     def __init__(self, policy: Policy, clock: Callable[[], Now] | None) -> None:
         self.policy = policy
         self._clock = clock
-        self._slot = secrets.randbelow(SLOTS)
-        self._stay = STAY
-        self._counts: Counter[int] = Counter()
-        self._recount_at = 0.0
+        self._tally = Tally()
         self.doubtful = False
         self._forget()
 
@@ -96,7 +80,7 @@ class PostgresRows:
         self._changed: dict[Id, Row] = {}
         self._bodiless: list[Id] = []
         self._remembered: dict[tuple[str, str], float] = {}
-        self._tally: Counter[int] = Counter()
+        self._tally.forget()
 
     # Transactions
 
@@ -108,7 +92,7 @@ class PostgresRows:
         bodies = {key_of(id) for request in requests if request.bodies for id in request.ids}
         keys = [key for request in requests for key in request.keys]
         began = time.monotonic()
-        recount = began >= self._recount_at and any(request.counts for request in requests)
+        count = self._tally.is_stale and any(request.counts for request in requests)
         with connection.pipeline():
             connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
             ask = partial(connection.execute, binary=True)
@@ -122,14 +106,13 @@ class PostgresRows:
                 "FOR KEY SHARE OF idempotency",  # so that a replay waits for the standbys as the first request did
                 [[client for client, _ in keys], [key for _, key in keys]],
             )
-            counts = recount and ask("SELECT name, sum(number)::bigint FROM tally GROUP BY name")
+            sums = count and ask(SUM)
             clock = ask("SELECT extract(epoch FROM clock_timestamp())::float8")
         self._stored = {id_of(key): encoded for key, encoded in found}
         self._bodies = {id_of(key): body for key, body in letters or ()}
         self._used = {(client, key): rows.Used(print, tuple(ids.split())) for client, key, print, ids in used or ()}
-        if counts:
-            self._counts = Counter(dict(counts))
-            self._recount_at = time.monotonic() + RECOUNT + 10 * (time.monotonic() - began)
+        if sums:
+            self._tally.learn(sums, time.monotonic() - began)
         [(wall,)] = clock.fetchall()
         now = self._clock() if self._clock else Now(wall, wall)
         for job in jobs:
@@ -143,13 +126,13 @@ class PostgresRows:
         except (psycopg.Error, StoreUnavailable):
             self.doubtful = True
             raise
-        self._counts.update(self._tally)
+        self._tally.kept()
         if self._added or self._changed:
             self.doubtful = False
 
     def _write_all(self, connection: Connection) -> None:
         """Write and commit. All processes write in one order, so that none waits for one that waits for it."""
-        write = partial(_write, connection)
+        write = connection.write
         added = sorted(
             (key_of(id), parcel.row.client, self._changed.pop(id, parcel.row), parcel.body, parcel.labels)
             for id, parcel in self._added.items()
@@ -163,7 +146,7 @@ class PostgresRows:
                     for name, at in sorted(self._remembered.items())
                 ],
             )
-            self._insert(write, added)
+            self._insert(connection, added)
             write(
                 "UPDATE letter SET state = new.state, due = new.due, wake = new.wake, put = new.put, row = new.row "
                 "FROM unnest(%b::bigint[], %b::smallint[], %b::float8[], %b::float8[], %b::bool[], %b::bytea[]) "
@@ -172,17 +155,11 @@ class PostgresRows:
             )
             write("DELETE FROM body WHERE key = ANY(%b::bigint[])", [(key_of(id),) for id in self._bodiless])
             insert_notes(connection, self.notes)
-            self._move_on(connection)
-            count(connection, self._slot, self._tally)
+            self._tally.write(connection)
             connection.execute("COMMIT")
 
-    def _move_on(self, connection: Connection) -> None:
-        self._stay -= 1
-        if not self._stay:
-            left, self._slot, self._stay = self._slot, secrets.randbelow(SLOTS), STAY
-            connection.execute("UPDATE tally SET slot = %s WHERE slot = %s", [self._slot, left])
-
-    def _insert(self, write: Callable[[str, Sequence[Sequence[Any]]], None], added: Sequence[tuple[Any, ...]]) -> None:
+    def _insert(self, connection: Connection, added: Sequence[tuple[Any, ...]]) -> None:
+        write = connection.write
         hashes = {key: joined(labels) for key, _, _, _, labels in added}
         write(
             "INSERT INTO letter (key, client, accepted, labels, state, due, wake, put, row) SELECT * FROM unnest"
@@ -202,8 +179,8 @@ class PostgresRows:
     # Rows
 
     def count(self, state: State) -> int:
-        """See `Rows.count`. What other processes are just adding is not in it."""
-        return self._counts[NUMBERS[state]] + self._tally[NUMBERS[state]]
+        """See `Rows.count`."""
+        return self._tally.count(state)
 
     def get(self, id: Id) -> Row | None:
         """See `Rows.get`."""
@@ -223,14 +200,12 @@ class PostgresRows:
         """See `Rows.add`."""
         self._added[parcel.row.id] = parcel
         self._rows[parcel.row.id] = parcel.row
-        self._tally[NUMBERS[parcel.row.state]] += 1
+        self._tally.change(None, parcel.row)
 
     def write(self, row: Row, before: Row) -> None:
         """See `Rows.write`."""
         self._rows[row.id] = self._changed[row.id] = row
-        self._tally[NUMBERS[before.state]] -= 1
-        self._tally[NUMBERS[row.state]] += 1
-        self._tally[DOUBLED] += (row.receipts > 1) - (before.receipts > 1)
+        self._tally.change(before, row)
         if row.state in BODY_NOT_NEEDED and before.state not in BODY_NOT_NEEDED:
             self._bodiless.append(row.id)
 
@@ -242,19 +217,3 @@ class PostgresRows:
         """See `Rows.remember`."""
         self._used[client, key] = used
         self._remembered[client, key] = now.wall
-
-
-def count(connection: Connection, slot: int, tally: Counter[int]) -> None:
-    """Add to the running counts. Last in its transaction: who shares the slot waits for its end."""
-    _write(
-        connection,
-        "INSERT INTO tally (slot, name, number) SELECT * FROM unnest(%b::smallint[], %b::smallint[], %b::bigint[]) "
-        "ON CONFLICT (slot, name) DO UPDATE SET number = tally.number + excluded.number",
-        [(slot, name, number) for name, number in sorted(tally.items()) if number],
-    )
-
-
-def _write(connection: Connection, statement: str, values: Sequence[Sequence[Any]]) -> None:
-    """Run a statement with an array for each column."""
-    if values:
-        connection.execute(statement, [list(column) for column in zip(*values, strict=True)])

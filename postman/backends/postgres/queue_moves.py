@@ -211,20 +211,13 @@ class Moves:
 
 def insert_notes(connection: Connection, notes: Sequence[tuple[Note, float]]) -> None:
     """Put notes, each with its delay in seconds, within a transaction."""
-    if notes:
-        connection.execute(
-            "INSERT INTO note (lane, due, id, size, version) "
-            "SELECT lane, statement_timestamp() + make_interval(secs => delay), id, size, version FROM unnest"
-            "(%b::smallint[], %b::float8[], %b::text[], %b::bigint[], %b::integer[]) WITH ORDINALITY "
-            "AS new (lane, delay, id, size, version, number) ORDER BY number",
-            [
-                [note.lane for note, _ in notes],
-                [delay for _, delay in notes],
-                [note.id for note, _ in notes],
-                [note.size for note, _ in notes],
-                [note.version for note, _ in notes],
-            ],
-        )
+    connection.write(
+        "INSERT INTO note (lane, due, id, size, version) "
+        "SELECT lane, statement_timestamp() + make_interval(secs => delay), id, size, version FROM unnest"
+        "(%b::smallint[], %b::float8[], %b::text[], %b::bigint[], %b::integer[]) WITH ORDINALITY "
+        "AS new (lane, delay, id, size, version, number) ORDER BY number",
+        [(note.lane, delay, note.id, note.size, note.version) for note, delay in notes],
+    )
 
 
 def _ack(connection: Connection, jobs: Sequence[Job[Any]]) -> Callable[[], None]:

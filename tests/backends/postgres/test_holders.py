@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import trio
 
-from postman.backends.postgres import checks, ledger_rows
+from postman.backends.postgres import checks, tally
 from postman.backends.postgres.line import open_line
 from postman.backends.postgres.queue import PostgresQueue
 from postman.backends.postgres.queue_moves import SELDOM, Moves
@@ -115,7 +115,7 @@ async def test_what_came_back_to_an_older_place_is_found_by_the_next_look_at_all
 async def test_counts_move_on_to_other_rows_and_stay_right(
     postgres: Server, postgres_process: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_rows, "STAY", 3)
+    monkeypatch.setattr(tally, "STAY", 3)
     places = list[object]()
     async with opened(postgres) as (ledger, _):
         for count in range(1, 11):
@@ -132,7 +132,7 @@ async def test_a_process_knows_what_others_accepted_a_second_ago(postgres: Serve
         here.policy = there.policy = Policy(max_queued=4)
         await here.accept([letter()], "shop", None, b"")
         await there.accept([letter(), letter()], "shop", None, b"")
-        here._rows._recount_at = 0.0  # as it is a second later
+        here._rows._tally._stale_at = 0.0  # as it is a second later
         with pytest.raises(StoreFull):
             await here.accept([letter(), letter()], "shop", None, b"")
         await here.accept([letter()], "shop", None, b"")

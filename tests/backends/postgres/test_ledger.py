@@ -90,3 +90,15 @@ async def test_a_state_that_only_a_newer_postman_knows_is_neither_counted_nor_sw
         assert await ledger.sweep(10) == 0
         assert await ledger.read(newer, None) is not None
         assert [row.id for row in (await ledger.overdue(10)).aged] == [ours]
+
+
+async def test_a_damaged_row_is_counted_down_when_it_is_swept(
+    open_postgres: OpenLedger, postgres: Server, postgres_process: PostgresServer
+) -> None:
+    clock = StandingClock()
+    async with open_postgres(Policy(), clock) as ledger:
+        id = await Scene(ledger, clock).bring(State.SENT)
+        postgres_process.execute(f"UPDATE {postgres.schema}.letter SET row = '\\xff00' WHERE key = {key_of(id)}")  # noqa: S608  # ours
+        clock.advance(Policy().retention + 1)
+        assert await ledger.sweep(10) == 1
+        assert (await ledger.statistics()).states == {}
