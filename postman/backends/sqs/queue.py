@@ -108,7 +108,7 @@ class SqsQueue:
                     self._counted = trio.current_time(), await self._count()
             except trio.TooSlowError:
                 raise StoreUnavailable(f"SQS does not say in {PATIENCE:g} s how many notes there are") from None
-        return self._counted[1]
+        return msgspec.structs.replace(self._counted[1], troubles=self._receiver.troubles)
 
     async def _count(self) -> QueueStatistics:
         counts = [await channel.count() for channel in self._channels]

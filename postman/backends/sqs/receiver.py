@@ -2,22 +2,25 @@
 
 A lane that had no message is watched: one call waits there until there is one. A lane that had some is asked, without
 waiting, for as many as its share of the takers, until it has none. What comes for nobody is given back at once.
+
+A lane that failed is asked now and then, by one call, until it works again; takers are told only when none is left that
+works. SQS may refuse one queue alone: when too many of its messages are in flight, or somebody changed its policy.
 """
 
 from __future__ import annotations
 
-import copy
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-import outcome
+import structlog
 import trio
 
 from postman.backends.sqs.channel import Channel, Message
 from postman.errors import StoreError
 from postman.queue import LANE_WEIGHTS, Lease, read_note
+from postman.takers import Takers
 
 MOST: Final = 10
 """Messages that SQS gives at once."""
@@ -26,7 +29,9 @@ WAIT: Final = 20
 CALLS: Final = 8
 """Under way at once, beside those that wait."""
 PAUSES: Final = (0.2, 5.0)
-"""Seconds until SQS is asked again after it failed: the first, the longest; doubling."""
+"""Seconds until a lane is asked again that failed: the first, the longest; doubling."""
+
+_log = structlog.get_logger()
 
 
 class Held:
@@ -63,35 +68,26 @@ class Receiver:
         self._visibility = visibility_timeout
         self._nursery = nursery
         self._wait = wait
-        self._takers: OrderedDict[trio.lowlevel.Task, None] = OrderedDict()
+        self._takers = Takers()
         self._stirred = trio.Event()
         self._asked = 0
         self._calls = 0
-        self._failed = False
-        self._pause = PAUSES[0]
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """A sentence for each lane that fails."""
+        failing = [(lane.channel.name, lane.failure) for lane in self._lanes if lane.failure]
+        return tuple(f"The queue {name} gives no notes: {failure}" for name, failure in failing)
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        task = trio.lowlevel.current_task()
-        self._takers[task] = None
-        self._stirred.set()
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            del self._takers[task]
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        lease: Lease = await trio.lowlevel.wait_task_rescheduled(abort)
-        return lease
+        return await self._takers.wait(self._stir)
 
     async def serve(self) -> None:
         """Begin the calls that are needed, until cancelled."""
         while True:
             await self._stirred.wait()
             self._stirred = trio.Event()
-            if self._failed:
-                await trio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many processes
-                self._pause = min(PAUSES[1], 2 * self._pause)
             self._ask()
 
     def _ask(self) -> None:
@@ -100,7 +96,7 @@ class Receiver:
             self._calls += 1
             self._nursery.start_soon(self._fetch, lane, count)
         for lane in self._lanes:
-            if self._takers and not lane.stocked and not lane.watched:
+            if (self._takers or lane.failure) and not lane.stocked and not lane.watched:
                 lane.watched = True
                 self._nursery.start_soon(self._watch, lane)
 
@@ -125,39 +121,47 @@ class Receiver:
         finally:
             self._asked -= count
             self._calls -= 1
-        self._stirred.set()
+        self._stir()
 
     async def _watch(self, lane: _Lane) -> None:
         try:
-            await self._receive(lane, min(MOST, max(1, len(self._takers))), self._wait)
+            if lane.failure is None:
+                await self._receive(lane, self._wanted, self._wait)
+            while lane.failure is not None:
+                await trio.sleep(lane.pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many processes
+                lane.pause = min(PAUSES[1], 2 * lane.pause)
+                await self._receive(lane, self._wanted, 0)
         finally:
             lane.watched = False
-        self._stirred.set()
+        self._stir()
+
+    @property
+    def _wanted(self) -> int:
+        return min(MOST, max(1, len(self._takers)))
 
     async def _receive(self, lane: _Lane, count: int, wait: int) -> None:
         try:
             messages = await lane.channel.receive(count, self._visibility, wait)
         except StoreError as error:
-            self._failed = True
-            while self._takers:
-                self._resume(outcome.Error(copy.copy(error)))
+            if lane.failure is None:
+                _log.warning("a queue of SQS gives no notes", queue=lane.channel.name, reason=str(error))
+            lane.failure, lane.stocked = error, False
+            if all(each.failure for each in self._lanes):
+                self._takers.fail(error)
             return
-        self._failed, self._pause = False, PAUSES[0]
+        lane.failure, lane.pause = None, PAUSES[0]
         lane.stocked = bool(messages)
         self._hand_out(lane, messages)
 
     def _hand_out(self, lane: _Lane, messages: Iterable[Message]) -> None:
         ends = trio.current_time() + self._visibility
         for message in messages:
-            if self._takers:
-                lease = Lease(read_note(message.body), Held(lane.channel, message, ends))
-                self._resume(outcome.Value(lease))
-            else:
+            lease = Lease(read_note(message.body), Held(lane.channel, message, ends))
+            if not self._takers.give(lease):
                 lane.channel.give_back(message)
 
-    def _resume(self, result: outcome.Outcome[Lease]) -> None:
-        task, _ = self._takers.popitem(last=False)
-        trio.lowlevel.reschedule(task, result)
+    def _stir(self) -> None:
+        self._stirred.set()
 
 
 class _Lane:
@@ -165,7 +169,9 @@ class _Lane:
 
     Attributes:
         stocked: it had messages when it was last asked, or was never asked.
-        watched: a call waits there.
+        watched: a call waits there, or will when it has rested.
+        failure: of the last call, if it failed.
+        pause: seconds until the next one then.
     """
 
     def __init__(self, channel: Channel, weight: int) -> None:
@@ -174,6 +180,8 @@ class _Lane:
         self.credit = 0
         self.stocked = True
         self.watched = False
+        self.failure: StoreError | None = None
+        self.pause = PAUSES[0]
 
 
 def _credit(lane: _Lane) -> int:

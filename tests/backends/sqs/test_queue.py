@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -26,9 +27,11 @@ from postman.testing import acts
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
 from postman.testing.fault_server import Act, Turn
 from postman.testing.sqs_server import SqsServer
-from postman.testing.sqs_vendor import Vendor, all_done, refused
+from postman.testing.sqs_vendor import Vendor, all_done, open_sqs_vendor, refused
 from postman.testing.tcp_proxy import open_proxy
 from postman.wire import ClientFactory
+
+FOREVER = 1e9
 
 type Make = Callable[..., Address]
 type Opens = Callable[..., AbstractAsyncContextManager[SqsQueue]]
@@ -203,8 +206,35 @@ async def test_takers_are_told_when_sqs_fails_and_served_when_it_works_again(ven
     async with asked(vendor) as queue:
         with pytest.raises(StoreUnavailable, match="ThrottlingException"):
             await queue.take()
+        [trouble] = (await queue.statistics()).troubles
+        assert "ThrottlingException" in trouble
         vendor.answers["ReceiveMessage"] = gives([message(7)])
         assert (await queue.take()).note == Note(Id(f"0x{7:016x}"))
+
+
+async def test_a_lane_that_fails_does_not_keep_the_others_back_and_is_named(mock_clock: MockClock) -> None:
+    numbers, broken = itertools.count(), True
+
+    def receive(body: dict[str, Any]) -> Act | dict[str, Any]:
+        if broken and body["QueueUrl"].endswith("mail-bulk"):
+            return refused(403, "OverLimit")
+        if body["QueueUrl"].endswith("mail-high"):
+            return {"Messages": [message(next(numbers))]}
+        return acts.hang(accept=False) if body["WaitTimeSeconds"] else {"Messages": []}
+
+    async with open_sqs_vendor(lanes=3) as vendor:
+        vendor.answers["ReceiveMessage"] = receive
+        async with asked(vendor, FOREVER) as queue:
+            mock_clock.autojump_threshold = 0.1
+            for _ in range(20):
+                await queue.take()
+            [trouble] = (await queue.statistics()).troubles
+            assert "mail-bulk" in trouble
+            assert "OverLimit" in trouble
+            broken = False
+            with trio.fail_after(60):
+                while (await queue.statistics()).troubles:  # noqa: ASYNC110  # a server tells no event
+                    await trio.sleep(1)
 
 
 async def test_what_cannot_be_put_does_not_keep_the_others_back(vendor: Vendor) -> None:

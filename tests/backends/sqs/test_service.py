@@ -77,6 +77,6 @@ async def test_a_queue_that_is_not_there_ends_the_start_with_the_cure(
     queue = f"sqs://{REGION}/nobody?endpoint={moto.endpoint}"
     async with open_program(tmp_path, TOML.format(ledger=ledger, queue=queue)) as program:
         await program.start()
-        assert await program.wait_ended() == 1
+        assert await program.wait_ended() == 2
         assert f"aws sqs create-queue --region {REGION} --queue-name nobody" in program.log
         assert "Traceback" not in program.log
