@@ -94,12 +94,13 @@ class ShardedQueue:
             await queue.bury(held, reason)
 
     async def statistics(self) -> QueueStatistics:
-        """See `Queue.statistics`. Of the queues that answer; `troubles` names the others."""
+        """See `Queue.statistics`. Of the queues that answer; `troubles` names the others, and what these say."""
         found: list[QueueStatistics] = []
         async with trio.open_nursery() as nursery:
             for shard in self._shards:
                 nursery.start_soon(shard.count_into, found)
         self._refuse_if_all_are_down()
+        down = [f"The queue {s.name} is down; the others do its work: {s.down}" for s in self._shards if s.down]
         ready = [sum(counts) for counts in zip(*(one.ready for one in found), strict=True)] or [0, 0, 0]
         leased = sum(one.leased for one in found)
         for _, lease in self._spare:
@@ -111,7 +112,7 @@ class ShardedQueue:
             sum(one.delayed for one in found),
             max(0, leased),
             sum(one.buried for one in found),
-            tuple(f"The queue {s.name} is down; the others do its work: {s.down}" for s in self._shards if s.down),
+            (*down, *(trouble for one in found for trouble in one.troubles)),
         )
 
     def came_up(self) -> None:

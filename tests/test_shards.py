@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -20,7 +21,7 @@ from postman.backends.redis.queue import redis_queue
 from postman.backends.sqlite.database import open_database
 from postman.backends.sqlite.queue import queue_on
 from postman.errors import ConfigError, LeaseLost, StoreFull, StoreRefused, StoreUnavailable
-from postman.queue import Lease, Queue
+from postman.queue import Lease, Queue, QueueStatistics
 from postman.shards import HOLD, PAUSES, Opening, open_shards
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
 from postman.testing.redis_server import RedisServer
@@ -72,6 +73,7 @@ class FrailQueue:
     def __init__(self, inner: MemoryQueue) -> None:
         self.inner = inner
         self.error: Exception | None = None
+        self.troubles: tuple[str, ...] = ()
         self.fallen = trio.Event()
 
     def fall(self, error: Exception | None = None) -> None:
@@ -99,6 +101,9 @@ class FrailQueue:
                 await self.fallen.wait()
             nursery.cancel_scope.cancel()
         return leases[0] if leases else await self._answer().take()
+
+    async def statistics(self) -> QueueStatistics:
+        return msgspec.structs.replace(await self._answer().statistics(), troubles=self.troubles)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._answer(), name)
@@ -147,6 +152,12 @@ async def test_while_a_queue_is_down_the_others_take_its_notes_and_it_is_named(a
         assert len(await taken(queue)) == 100
         [trouble] = (await queue.statistics()).troubles
         assert trouble == "The queue q1 is down; the others do its work: no answer"
+
+
+async def test_what_a_queue_says_of_its_troubles_is_said_of_all() -> None:
+    async with frail(2) as (queue, frails):
+        frails[1].troubles = ("One of its lanes gives no notes.",)
+        assert (await queue.statistics()).troubles == ("One of its lanes gives no notes.",)
 
 
 async def test_who_waits_does_not_notice_that_one_queue_goes_down(autojump_clock: MockClock) -> None:
