@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -29,10 +29,9 @@ class Connection(psycopg.Connection[TupleRow]):
         """See psycopg."""
         return super().wait(gen, interval, self.patience if timeout is None else timeout)
 
-    def write(self, statement: LiteralString, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement with an array for each column of `rows`; nothing, if there are none."""
-        if rows:
-            self.execute(statement, [list(column) for column in zip(*rows, strict=True)])
+    def write(self, statement: LiteralString, rows: Sequence[Sequence[Any]]) -> Iterable[TupleRow]:
+        """Run a statement with an array for each column of `rows`, if there are any; what it returns."""
+        return self.execute(statement, [list(column) for column in zip(*rows, strict=True)]) if rows else ()
 
     def hear(self, notice: errors.Diagnostic) -> None:
         """Take what the server says beside its answers."""

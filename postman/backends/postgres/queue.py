@@ -22,7 +22,8 @@ from psycopg import sql
 from postman.backends.postgres.checks import troubles
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Line, Side, open_line
-from postman.backends.postgres.queue_moves import Ack, Announce, Bury, Move, Moves, Put, Release, Take, Taken
+from postman.backends.postgres.queue_looks import Looks, Taken
+from postman.backends.postgres.queue_moves import Ack, Announce, Bury, Move, Moves, Put, Release, Take
 from postman.backends.postgres.server import PostgresSettings, Server, check, open_side, prepare, server_of
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -167,7 +168,7 @@ def _statistics(connection: Connection) -> QueueStatistics:
 async def queue_on(server: Server, side: Side, visibility_timeout: float) -> AsyncGenerator[PostgresQueue]:
     """The queue in the tables of `server`, which are there; `side` is a line for what may take longer."""
     instance, channel = secrets.token_hex(8), server.schema
-    moves = Moves(visibility_timeout, channel, instance)
+    moves = Moves(Looks(visibility_timeout), channel, instance)
     connect = partial(server.connect, synchronous_commit="off")
     async with open_line(connect, moves, server.patience, "notes") as line, trio.open_nursery() as nursery:
         queue = PostgresQueue(line, side)

@@ -12,7 +12,8 @@ import trio
 from postman.backends.postgres import checks, tally
 from postman.backends.postgres.line import open_line
 from postman.backends.postgres.queue import PostgresQueue
-from postman.backends.postgres.queue_moves import SELDOM, Moves
+from postman.backends.postgres.queue_looks import SELDOM, Looks
+from postman.backends.postgres.queue_moves import Moves
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.errors import StoreFull
 from postman.queue import Lease, QueueStatistics
@@ -40,7 +41,7 @@ class Stopwatch:
 @asynccontextmanager
 async def timed(server: Server, clock: Stopwatch) -> AsyncGenerator[PostgresQueue]:
     await prepare(server, durable=False)
-    moves = Moves(60.0, server.schema, "this one", clock)
+    moves = Moves(Looks(60.0, clock), server.schema, "this one")
     async with open_side(server) as side, open_line(server.connect, moves, 5.0, "notes") as line:
         yield PostgresQueue(line, side)
 
