@@ -1,5 +1,6 @@
 """A ledger and a queue in PostgreSQL, for any number of processes.
 
-`connection` does not wait for ever, `line` is a connection whose transactions are shared, `server` is what a URL names.
-The ledger's rows and lists, and the moves of the queue, are what runs on a line.
+`server` is what a URL names, `checks` what it must be, `tables` what we have there. `connection` does not wait for
+ever, `line` is a connection whose transactions are shared. The rows and lists of the ledger with its `tally`, and the
+moves and looks of the queue, are what runs on a line.
 """
