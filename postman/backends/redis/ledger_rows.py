@@ -123,12 +123,14 @@ def index_of_label(hash: bytes) -> str:
 
 
 def places(row: Row, policy: Policy) -> dict[str, float]:
-    """Where a row stands while it is as it is: names of indices, and the scores there."""
-    found = {index_of_state(row.state): 0.0}
+    """Where a row stands while it is as it is: names of indices, and the scores there.
+
+    Where the clerk looks comes first: it finds what stands there alone because a script failed.
+    """
+    found = {PUT if row.put else UNPUT: row.due} if row.state is State.QUEUED else {}
     if row.state in _LOOKED_AT or row.state.ended:
         found[index_of_wake(row.state)] = transitions.wake(row, policy)
-    if row.state is State.QUEUED:
-        found[PUT if row.put else UNPUT] = row.due
+    found[index_of_state(row.state)] = 0.0
     if row.receipts > 1:
         found[DOUBLED] = 0.0
     return found

@@ -103,17 +103,23 @@ async def test_letters_that_somebody_deleted_are_told_and_do_not_stand_in_the_wa
     assert (await ledger.statistics()).states == {State.SENDING: 1}
 
 
-@pytest.mark.parametrize("name", ["client:shop", "due:put", "keyed", "queue:lane:1", "queue:serial"])
+@pytest.mark.parametrize(
+    "name", ["client:shop", "due:put", "wake:queued", "state:queued", "keyed", "queue:lane:1", "queue:serial"]
+)
 async def test_a_request_is_not_half_accepted_where_somebody_else_wrote_to_a_key(
     redis: Address, redis_process: RedisServer, name: str
 ) -> None:
-    async with redis_queue(redis, 60.0) as queue, redis_ledger(redis, Policy(), queue=queue) as ledger:
-        letters = [Scene(ledger, StandingClock()).letter() for _ in range(2)]
+    clock = StandingClock()
+    async with redis_queue(redis, 60.0) as queue, redis_ledger(redis, Policy(), clock, queue=queue) as ledger:
+        letters = [Scene(ledger, clock).letter() for _ in range(2)]
         redis_process.ask("SET", redis.prefix + name, "x")
         with pytest.raises(Exception, match=r"WRONGTYPE|not an integer"):
             await ledger.accept(letters, "shop", "key", b"body")
         redis_process.ask("DEL", redis.prefix + name)
         assert [await ledger.read(letter.id, None) for letter in letters] == [None, None]
+        clock.advance(61)
+        await ledger.overdue(10)
+        assert (await ledger.statistics()).states == {}, "no index names them for long"
         accepted = await ledger.accept(letters, "shop", "key", b"body")
         assert (accepted.ids, accepted.replayed) == (tuple(letter.id for letter in letters), False)
         assert len(await ledger.find(Filter(client="shop", state=State.QUEUED), None, 10)) == 2
