@@ -52,7 +52,7 @@ def meaning(error: ReplyError, server: object, prefix: str, command: Command) ->
     code, cure = code_of(error), ""
     if code == MISTYPED:
         key = f"a key that begins with {prefix}" if command[0] == "EVALSHA" else command[1]
-        cure = f"; somebody else wrote to {key}: restore it from a backup, or begin anew with another ?prefix="
+        cure = f"; somebody else wrote to {key}; restore it from a backup, or begin anew with another ?prefix="
     elif code == "NOPERM":
         cure = f"; we need all commands on all keys that begin with {prefix}"
     elif code == "OOM":

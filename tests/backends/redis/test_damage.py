@@ -145,7 +145,7 @@ async def test_a_key_of_another_type_is_named_in_the_status_and_at_the_next_star
 ) -> None:
     place.server.ask("DEL", place.key(name))
     place.server.ask("SET", place.key(name), "x")
-    named = re.escape(f"somebody else wrote to {redis.prefix}{name}: restore it")
+    named = re.escape(f"somebody else wrote to {redis.prefix}{name}; restore it")
     with pytest.raises(StoreRefused, match=named):
         await place.ledger.statistics()
     with pytest.raises(StoreRefused, match=named):
