@@ -29,7 +29,7 @@ from postman.mail import Id
 from postman.movable import MOVABLE, Movable, Stored
 from postman.queue import MAX_DELAY, Queue
 from postman.registry import Setup
-from postman.row import Row, State, Verb, present
+from postman.row import Now, Row, State, Verb, present
 from postman.stores import open_ledger, open_stores
 from postman.wire import ClientFactory
 
@@ -97,8 +97,13 @@ async def export(setup: Setup, path: Path) -> Exported:
     return Exported(contents.moved, contents.keys, still_here, before)
 
 
-async def take_in(setup: Setup, path: Path) -> TakenIn:
+async def take_in(setup: Setup, path: Path, *, clock: Callable[[], Now] = present) -> TakenIn:
     """Store what is in the file in the ledger, but for what is there.
+
+    Args:
+        setup: where to.
+        path: of the file.
+        clock: the time.
 
     Raises:
         BacklogError: the file is damaged, its export has not ended, or it was from this very ledger.
@@ -115,7 +120,7 @@ async def take_in(setup: Setup, path: Path) -> TakenIn:
             await _take_keys(ledger, backlog)
             await _take_pauses(ledger, contents.pauses)
             failpoint("Y1")
-            there = await _take_letters(ledger, queue, backlog, contents)
+            there = await _take_letters(ledger, queue, backlog, contents, clock)
     return TakenIn(contents.moved - there, there, contents.keys, tuple(pause.provider for pause in contents.pauses))
 
 
@@ -197,12 +202,14 @@ async def _take_pauses(ledger: Movable, pauses: Sequence[Pause]) -> None:
             await ledger.pause(pause.provider, pause.who)
 
 
-async def _take_letters(ledger: Movable, queue: Queue, backlog: Backlog, contents: Contents) -> int:
+async def _take_letters(
+    ledger: Movable, queue: Queue, backlog: Backlog, contents: Contents, clock: Callable[[], Now]
+) -> int:
     """Store letters and put their notes, where those last; how many letters were there already."""
     number = 0
-    clerk = Clerk(ledger, queue, accounts=frozenset, delivering=bool)
+    clerk = Clerk(ledger, queue, accounts=frozenset, delivering=bool, wall=lambda: clock().wall)
     for batch in _batches(_moved(backlog, contents), lambda stored: stored.row):
-        now = present()
+        now = clock()
         come = [Stored(transitions.arrive(stored.row, contents.removal, now), stored.letter) for stored in batch]
         there = await ledger.take_in(come)
         number += len(there)

@@ -17,6 +17,7 @@ from postman.guard import Hold
 from postman.intake import Intake
 from postman.ledger import Accepted, Call, Claim, Ended, Overdue, Unclaimable
 from postman.mail import Id, Letter
+from postman.movable import Stored, UsedKey
 from postman.postbox import Turn
 from postman.row import End, EndKind, Now, Row, State, Verb
 from postman.testing.simulation import Parts, SimulatedLedger, simulate
@@ -102,6 +103,20 @@ class ForgetsWhoOwnsAClaim(SimulatedLedger):
         return await super().claim(id, calls, after)
 
 
+class KeepsItsKeys(SimulatedLedger):
+    """What clients repeat is not known where the backlog comes to."""
+
+    async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
+        await trio.lowlevel.checkpoint()
+        return (), ""
+
+
+class ForgetsDoubtOnTheWay(SimulatedLedger):
+    async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
+        rows = [msgspec.structs.replace(stored.row, state=State.QUEUED) for stored in letters]
+        return await super().take_in([Stored(row, s.letter) for row, s in zip(rows, letters, strict=True)])
+
+
 MUTATIONS = {
     "no fence": Parts(ledger=NoFence),
     "failing over on an unknown outcome": Parts(delivery=FailsOverOnAnUnknownOutcome),
@@ -111,6 +126,8 @@ MUTATIONS = {
     "a live call marked as doubt": Parts(ledger=MarksALiveCallAsDoubt),
     "the owner's late end dropped": Parts(ledger=DropsTheOwnersLateEnd),
     "503 after the commit": Parts(intake=Answers503AfterTheCommit),
+    "keys left behind by an export": Parts(ledger=KeepsItsKeys),
+    "doubt forgotten by an import": Parts(ledger=ForgetsDoubtOnTheWay),
     "a claim not given again to its owner": Parts(ledger=ForgetsWhoOwnsAClaim),
 }
 

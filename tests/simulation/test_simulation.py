@@ -49,6 +49,7 @@ def test_every_kind_of_trouble_and_of_end_comes_up() -> None:
         "cut_off",
         "freeze",
         "upset",
+        "move",
         "bug",
         "webhook",
         "granted again",

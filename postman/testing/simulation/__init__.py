@@ -14,6 +14,7 @@ of it follows from one number, the seed:
 | stores   | ledger and queue as one instance sees them through a bad network |
 | vendor   | providers that do everything that providers do                   |
 | instance | one process: its workers, its clerk, its death                   |
+| move     | the backlog moves to another ledger                              |
 | world    | clients, a person, a nemesis; then rest                          |
 | laws     | what is broken, seen from the truth                              |
 

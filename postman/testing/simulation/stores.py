@@ -15,7 +15,7 @@ from postman.ledger import Accepted, Call, Claim, Ended, Filter, Instance, Ledge
 from postman.mail import Id, Letter
 from postman.provider import Receipt
 from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
-from postman.row import End, Policy, Row, Verb
+from postman.row import End, Now, Policy, Row, Verb
 from postman.testing.simulation.dice import Dice, Trouble
 from postman.testing.simulation.truth import Truth
 
@@ -30,12 +30,20 @@ def wall() -> float:
     return EPOCH + trio.current_time()
 
 
+def now() -> Now:
+    """The time of a decision."""
+    return Now(wall(), trio.current_time())
+
+
 class Bug(Exception):
     """A planned bug of ours."""
 
 
 class SimulatedLedger(MemoryLedger):
     """Outlives the instances, as a store on a disk does. Mutations of what a ledger decides are subclasses of it."""
+
+    durable = True
+    shared = True
 
     def peek(self, id: Id) -> Row | None:
         """The row, at once."""

@@ -14,11 +14,12 @@ from postman.ledger import ALL, Filter
 from postman.mail import Address, Content, Id, Mail, OnDoubt
 from postman.provider import Receipt
 from postman.queue import Queue
-from postman.row import Now, Policy, Row, State, Verb
+from postman.row import Policy, Row, State, Verb
 from postman.shards import open_shards
 from postman.testing.simulation.dice import QUIET, STALL, Dice
 from postman.testing.simulation.instance import Died, Instance, Outside, Parts
-from postman.testing.simulation.stores import MoodyQueue, wall
+from postman.testing.simulation.move import move
+from postman.testing.simulation.stores import MoodyQueue, SimulatedLedger, now, wall
 from postman.testing.simulation.truth import Truth, Try
 from postman.testing.simulation.vendor import Vendor
 
@@ -27,6 +28,8 @@ TROUBLE = 240.0
 REST = 14_400.0
 """Seconds after which there is no hope any more."""
 LOOK = 60.0
+MOVES = 0.5
+"""The share of runs in which the backlog moves to another ledger."""
 
 
 class World:
@@ -49,7 +52,11 @@ class World:
             resend_after=self.dice.choice((0.0, 0.0, 60.0)),
             doubt_patience=120.0,
         )
-        self._ledger = parts.ledger(self._policy, lambda: Now(wall(), trio.current_time()))
+        self._ledger = self._new_ledger()
+        self._left: list[SimulatedLedger] = []
+        """Ledgers that the backlog was moved from."""
+        self._runs = trio.Event()
+        """Set while instances may run."""
         self._vendors = [Vendor(name, self.dice, self.truth) for name in ("lamda", "delta", "sigma")]
         self._vendors = self._vendors[: self.dice.randint(1, 3)]
         self._branches = self.dice.even()
@@ -63,6 +70,7 @@ class World:
         """Trouble, then rest; what the ledger says in the end."""
         several = self.dice.choice((0, 0, 2, 3))
         openings = [(f"queue {number}", self._open_moody) for number in range(several)]
+        self._runs.set()
         async with open_shards(openings) if several else memory_queue(60.0) as queue, trio.open_nursery() as nursery:
             for slot in range(1 if self._embedded else 2):
                 await nursery.start(self._keep, slot, queue, nursery)
@@ -72,12 +80,19 @@ class World:
                 with trio.move_on_after(TROUBLE):
                     async with trio.open_nursery() as trouble:
                         trouble.start_soon(self._nemesis)
+                        if self.dice.random() < MOVES:
+                            trouble.start_soon(self._move, queue)
                         trouble.start_soon(self._person)
                 await self._calm_down()
             await self._rest()
             nursery.cancel_scope.cancel()
-        rows = await self._ledger.find(Filter(), None, 1_000)
-        return {row.id: row for row in rows}, self._policy, wall()
+        rows = {
+            row.id: row for ledger in (*self._left, self._ledger) for row in await ledger.find(Filter(), None, 1_000)
+        }
+        return rows, self._policy, wall()
+
+    def _new_ledger(self) -> SimulatedLedger:
+        return self._parts.ledger(self._policy, now)
 
     @asynccontextmanager
     async def _open_moody(self) -> AsyncGenerator[Queue]:
@@ -95,8 +110,9 @@ class World:
     ) -> None:
         """Start an instance, again and again."""
         branch = f"{slot}" if self._branches else ""
-        outside = Outside(self._ledger, queue, self._vendors, self.dice, self.truth, nursery, branch)
         while True:
+            await self._runs.wait()
+            outside = Outside(self._ledger, queue, self._vendors, self.dice, self.truth, nursery, branch)
             self._nodes += 1
             instance = self._instances[slot] = Instance(self._nodes, self._parts, outside)
             self.truth.log("start", slot)
@@ -222,6 +238,22 @@ class World:
             queue.fall()
             await trio.sleep(self.dice.uniform(0.0, 60.0))
             queue.down = False
+
+    async def _move(self, queue: Queue) -> None:
+        """The service is stopped, and started again with another ledger, which has the backlog."""
+        await trio.sleep(self.dice.uniform(0.0, TROUBLE))
+        with trio.CancelScope(shield=True):
+            self.truth.log("move")
+            self._runs = trio.Event()
+            for instance in self._instances.values():
+                instance.kill()
+            if self._embedded:
+                self._ledger.reopen()
+            new = self._new_ledger()
+            await move(self._ledger, new, queue, dice=self.dice, clock=now)
+            self._left.append(self._ledger)
+            self._ledger = new
+            self._runs.set()
 
     # rest
 
