@@ -39,24 +39,26 @@ def check(config: Path, bind: str | None, live: bool, as_json: bool) -> int:  # 
     logs.configure("warning", hide=hide)
     loaded = load(config, bind=bind)
     setup = registry.set_up(loaded)
-    trio.run(_try_address, loaded)
     for queue in setup.queues:
         stores.refuse_pair(setup.ledger.kind, queue.kind)
+    running = not trio.run(_is_free, loaded)
     found: list[dict[str, object]] = []
     for provider in setup.providers:
         good, said = trio.run(_ask, provider) if live else (True, "configured")
         found.append({"provider": provider.table.name, "plugin": provider.origin, "good": good, "said": said})
     lines = [f"{entry['provider']:<16} {'good' if entry['good'] else 'BAD ':<4} {entry['said']}" for entry in found]
+    if running:
+        lines.append(f"A service is at {url_at(loaded.config.http.bind)} already.")
     delivers = any(provider.kind.delivers for provider in setup.providers)
     if not delivers:
         lines.append(ONLY_FAKES)
     well = all(entry["good"] for entry in found) and (delivers or not live)
-    show({"good": well, "delivers": delivers, "providers": found}, lines, as_json=as_json)
+    show({"good": well, "delivers": delivers, "running": running, "providers": found}, lines, as_json=as_json)
     return 0 if well else 1
 
 
-async def _try_address(loaded: Loaded) -> None:
-    """Listen where the service would, for a moment, unless it does so already.
+async def _is_free(loaded: Loaded) -> bool:
+    """Whether the service could listen where it would; False: one does so already.
 
     Raises:
         ConfigError: it could not; another program may be there.
@@ -66,15 +68,16 @@ async def _try_address(loaded: Loaded) -> None:
     except ConfigError:
         if not _is_there(url_at(loaded.config.http.bind)):
             raise
-    else:
-        for listener in listeners:
-            await listener.aclose()
+        return False
+    for listener in listeners:
+        await listener.aclose()
+    return True
 
 
 def _is_there(url: str) -> bool:
     """Whether a service of ours answers."""
     try:
-        with Client(url, timeout=2.0) as client:
+        with Client(url, timeout=1.0) as client:
             return bool(client.ask("GET", "/health/live") == {"live": True})
     except (ConfigError, Unreachable, Refused):
         return False

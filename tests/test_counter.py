@@ -405,6 +405,7 @@ async def test_an_address_at_which_a_service_is_already_is_no_mistake_of_the_con
     command = [sys.executable, "-m", "postman", "check", "--config", str(config)]
     ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
+    assert f"A service is at {house.url} already." in ended.stdout.decode().splitlines()
 
 
 @pytest.mark.parametrize(
