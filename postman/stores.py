@@ -126,7 +126,7 @@ def refuse_pair(ledger: Store, queue: Store) -> None:
         )
 
 
-def refuse_part(only: Only | None, ledger: Ledger, queue: Queue) -> None:
+def refuse_part(only: Only | None, ledger: Store, queue: Store) -> None:
     """Refuse to run a part of the service on stores that no other process can use.
 
     Raises:

@@ -21,7 +21,7 @@ from postman.mail import Id
 from postman.queue import Note, Queue
 from postman.registry import discover, load_kind, set_up
 from postman.row import State, Verb
-from postman.stores import open_stores, refuse_pair
+from postman.stores import open_stores, refuse_pair, refuse_part
 from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.pairs import COLUMNS, PAIRS, PROMISES, Pair, Places
@@ -180,3 +180,13 @@ def test_kinds_tell_which_pairs_may_start_before_they_are_opened() -> None:
             continue
         told.add((ledger, queue))
     assert told == {(pair.ledger, pair.queue) for pair in PAIRS}
+
+
+@pytest.mark.parametrize(("queue", "alone"), [("sqlite", "[ledger] and [queue]"), ("sqs", "[ledger]")])
+def test_a_part_alone_is_told_which_stores_can_be_shared(queue: str, alone: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        refuse_part("http", load_kind(LEDGERS, "sqlite"), load_kind(QUEUES, queue))
+    assert str(caught.value) == (
+        f"--only http: {alone} cannot be shared with the process that delivers; give both a url of redis: or"
+        " postgresql:, or the queue one of sqs:, or serve without --only"
+    )
