@@ -19,8 +19,10 @@
 | F12 | within a round of the clerk, within any write | test_no_law_is_broken_in_any_run |
 | F12 | while a backlog moves | test_commands_that_are_killed_at_every_step_lose_and_double_nothing |
 | F13 | stands still for longer than a lease, at each step | test_a_stall_beyond_the_lease_sends_nothing_late_and_nothing_twice |
+| F13 | while another instance judges its call | test_what_another_instance_has_judged_meanwhile_is_mended_and_nothing_is_sent_twice |
 | F13 | is told by the other instances | test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_stopped |
 | F15 | a plugin raises what it likes | test_a_plugin_s_crash_of_any_kind_ends_neither_worker_nor_letter |
+| F15 | is told in the status | test_whatever_a_provider_suffers_from_stands_in_the_status |
 | F15 | a bug of ours in a delivery | test_workers_outlive_a_ledger_that_does_not_answer_and_a_bug_of_ours |
 | F15 | a bug of ours in the clerk | test_a_store_that_fails_costs_a_round_and_not_the_clerk |
 | F15 | a bug of ours in a request | test_what_nobody_catches_ends_one_connection_alone |
@@ -130,6 +132,7 @@
 | F56 | an answer that belongs to nobody | test_an_answer_to_nobody_is_not_taken_for_the_answer_of_the_next_call |
 | F57 | SMTP goes wrong at each command | test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes |
 | F57 | in the message | test_what_happens_before_the_end_of_a_long_message_is_surely_not_accepted |
+| F57 | SMTP stalls at each command | test_a_cut_call_closes_its_connection_and_the_next_letter_goes |
 | F57 | replies out of step | test_a_server_that_is_out_of_step_is_not_believed_and_its_connection_not_kept |
 | F57 | replies before TLS | test_a_failing_starttls_is_never_followed_by_clear_text |
 | F42-F53 | what a provider suffers from is told in the status | test_whatever_a_provider_suffers_from_stands_in_the_status |
@@ -155,6 +158,7 @@
 | F68 | a key with another body | a_key_with_another_body_is_refused_and_nothing_is_changed |
 | F68 | a key that is over | a_sweep_takes_no_more_than_its_limit_and_frees_ids_labels_and_keys |
 | F69 | slow clients | test_slow_clients_are_cut_while_others_are_served |
+| F69 | bodies that are too much together | test_bodies_that_are_too_much_together_are_refused_before_they_are_read |
 | F69 | more connections than are taken | test_connections_beyond_the_limit_are_told_so_and_the_next_is_served |
 | F70 | there is no room | a_full_ledger_refuses_whole_requests_and_goes_on_sending |
 | F70 | the disk is nearly full | test_before_the_disk_is_full_letters_are_refused_and_consuming_goes_on |
