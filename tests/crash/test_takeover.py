@@ -37,9 +37,10 @@ any more; then a person decides."""
 async def wait_for(customer: Customer, id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Wait until something is true of a mail."""
     with trio.fail_after(40):
-        while not true(told := await customer.get(f"/mail/{id}")):
-            pass
-    return told
+        while True:
+            told: dict[str, Any] = await customer.get(f"/mail/{id}")
+            if true(told):
+                return told
 
 
 def is_in(*states: State) -> Callable[[dict[str, Any]], bool]:
