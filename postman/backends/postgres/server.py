@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import psycopg
@@ -20,7 +20,10 @@ from postman.backends.postgres.line import Side, Statements, open_line
 from postman.backends.postgres.tables import migrate
 from postman.errors import ConfigError
 
-_READ_ALL = ("enable_seqscan", "enable_bitmapscan", "enable_mergejoin", "enable_hashjoin")
+CONNECT_TIMEOUT: Final = 5
+"""Seconds; a failover must not be waited for as long as a slow statement."""
+
+_READ_ALL: Final = ("enable_seqscan", "enable_bitmapscan", "enable_mergejoin", "enable_hashjoin")
 """Ways of the server that end well only where most of a table is wanted."""
 
 
@@ -107,7 +110,7 @@ class Server:
     def conninfo(self, name: str) -> str:
         """For libpq; ConfigError when the URL is none."""
         kept: dict[str, str | int] = {
-            "connect_timeout": ceil(self.timeout),
+            "connect_timeout": ceil(min(self.timeout, CONNECT_TIMEOUT)),
             "target_session_attrs": "read-write",
             "keepalives_idle": 30,
             "keepalives_interval": 10,
