@@ -26,7 +26,6 @@ CONNECT_TIMEOUT: Final = 5
 _READ_ALL: Final = ("enable_seqscan", "enable_bitmapscan", "enable_mergejoin", "enable_hashjoin")
 """Ways of the server that end well only where most of a table is wanted."""
 
-
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{1,63}\Z", description="1 to 63 characters of ASCII")]
 """PostgreSQL cuts longer names short, and two services might meet."""
 
@@ -36,7 +35,7 @@ class PostgresSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     url: str
     schema: _Name = "postman"
-    timeout: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5.0
+    timeout: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 5.0  # PostgreSQL takes 0 ms for no limit
     sslmode: str = ""
     sslrootcert: str = ""
     passfile: str = ""

@@ -62,7 +62,9 @@ async def test_a_url_that_cannot_be_read_is_told_without_its_password() -> None:
     assert caught.value.__suppress_context__
 
 
-@pytest.mark.parametrize("schema", ["", "a" * 64, "ä", "a\n"])
-def test_a_schema_whose_name_would_be_cut_short_is_none(schema: str) -> None:
+@pytest.mark.parametrize(
+    "said", [{"schema": ""}, {"schema": "a" * 64}, {"schema": "ä"}, {"schema": "a\n"}, {"timeout": 0.0004}]
+)
+def test_a_name_that_would_be_cut_short_and_a_timeout_that_would_be_none_are_refused(said: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"url": "postgresql:", "schema": schema}, PostgresSettings)
+        msgspec.convert({"url": "postgresql:", **said}, PostgresSettings)
