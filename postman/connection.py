@@ -24,8 +24,8 @@ from postman.host import words_of
 
 MAX_HEAD = 65_536
 """Bytes before the end of an answer's headers, interim answers (100 Continue) included."""
-MAX_RAW = 4 * MAX_BODY
-"""Bytes of an answer with the overhead of its chunks."""
+MAX_RAW = 4
+"""So many times as long as its body an answer may be, with the overhead of its chunks."""
 MAX_PIECES = 10_000
 """Chunks of an answer; the CPU that a vendor may cost us."""
 
@@ -111,8 +111,8 @@ class Connection:
         except trio.BrokenResourceError as error:
             raise ProviderUnavailable(f"the connection broke before the last byte was sent: {_why(error)}") from error
 
-    async def receive(self) -> Answer:
-        """The answer to what was sent, to its end.
+    async def receive(self, max_body: int = MAX_BODY) -> Answer:
+        """The answer to what was sent, to its end; its body has at most `max_body` bytes.
 
         A refusal whose head came but not the whole of its body is an answer all the same: its status is enough.
 
@@ -126,7 +126,7 @@ class Connection:
         except (_Unreadable, h11.RemoteProtocolError, trio.BrokenResourceError) as error:
             raise OutcomeUnknown(f"the request was sent, but no answer came: {_why(error)}") from error
         try:
-            body = decoded(headers, await self._body())
+            body = decoded(headers, await self._body(max_body))
         except (_Unreadable, h11.RemoteProtocolError, trio.BrokenResourceError, ValueError) as error:
             if head.status_code < 300:
                 raise OutcomeUnknown(
@@ -162,12 +162,12 @@ class Connection:
                 raise _Unreadable("it is not HTTP")
         return event
 
-    async def _body(self) -> bytes:
+    async def _body(self, most: int) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while isinstance(event := await self._next_event(MAX_RAW), h11.Data):
+        while isinstance(event := await self._next_event(MAX_RAW * most), h11.Data):
             size += len(event.data)
-            if size > MAX_BODY or len(parts) >= MAX_PIECES:
+            if size > most or len(parts) >= MAX_PIECES:
                 raise _Unreadable("it is too long")
             parts.append(bytes(event.data))
         return b"".join(parts)

@@ -23,6 +23,9 @@ LANE_WEIGHTS = (16, 4, 1)
 MAX_DELAY = 900.0
 """Seconds; what is due later waits in the ledger (the limit of SQS, kept for all)."""
 
+COPY = 6_000
+"""Characters that are kept at least of what is no note, when it is buried: a note has a hundred."""
+
 VERSION = 1
 """Of the notes that we write, and know."""
 
@@ -150,7 +153,7 @@ class Queue(Protocol):
         ...
 
     async def bury(self, lease: Lease, reason: str) -> None:
-        """Put aside, with its bytes and the reason, a note that cannot be read or has no row.
+        """Put aside, with its bytes (`COPY` at least) and the reason, a note that cannot be read or has no row.
 
         The note is not removed before its copy is kept.
 

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from postman.errors import ConfigError
-from postman.queue import VERSION, Lease, Note, read_note
+from postman.queue import COPY, VERSION, Lease, Note, read_note
 
 _log = structlog.get_logger()
 
@@ -91,7 +91,7 @@ class Records:
     async def bury(self, lease: Lease, reason: str) -> None:
         """Have it deleted; the copy is a line of the log."""
         record = self._records[lease.handle]
-        _log.warning("a note is buried here", message=record.message_id, note=record.body, reason=reason)
+        _log.warning("a note is buried here", message=record.message_id, note=record.body[:COPY], reason=reason)
         await self.ack(lease)
 
     def leave(self, delay: float) -> None:

@@ -34,7 +34,7 @@ import msgspec
 import trio
 
 from postman import multipart
-from postman.answer import STATUSES, Answer, failure, wait_asked, without_addresses
+from postman.answer import MAX_BODY, STATUSES, Answer, failure, wait_asked, without_addresses
 from postman.connection import Connection, Origin, open_connection
 from postman.errors import ConfigError, ProviderUnavailable
 from postman.host import is_loopback
@@ -153,7 +153,11 @@ class ClientFactory:
 
 
 class Client:
-    """Asks one vendor, any number of calls at once, each on a connection of its own. Made by a `ClientFactory`."""
+    """Asks one vendor, any number of calls at once, each on a connection of its own. Made by a `ClientFactory`.
+
+    Attributes:
+        max_body: bytes that an answer may have.
+    """
 
     def __init__(
         self,
@@ -163,6 +167,7 @@ class Client:
         connect_timeout: float,
         keep_idle: float,
     ) -> None:
+        self.max_body = MAX_BODY
         self._origin = origin
         self._prefix = prefix
         self._headers = headers
@@ -237,7 +242,7 @@ class Client:
                 return await connection.receive_refusal(broken)
             if attempt:
                 attempt.handed_over()
-            return await connection.receive()
+            return await connection.receive(self.max_body)
         finally:
             self._give_back(connection)
 

@@ -29,6 +29,8 @@ from postman.wire import ClientFactory
 
 SKEW: Final = 120.0
 """Seconds that our clock may differ before it counts as the cause of a refusal; AWS bears five minutes."""
+MAX_BODY: Final = 24 << 20
+"""Bytes of an answer: ten messages of a mebibyte, which are no notes of ours, and what JSON adds to them."""
 
 _log = structlog.get_logger()
 
@@ -132,4 +134,5 @@ async def open_client(
         wall: seconds since 1970.
     """
     async with factory(base_url=address.endpoint) as http:
+        http.max_body = MAX_BODY
         yield Client(address, http, Credentials(), patience, wall)

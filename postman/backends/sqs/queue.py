@@ -26,7 +26,7 @@ from postman.backends.sqs.refusal import CREDENTIALS, DENIED, MISSING, Refusal
 from postman.errors import LeaseLost, StoreRefused, StoreUnavailable
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.queue import COPY, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics
 
 FRESH: Final = 5.0
 """Seconds for which statistics are not asked for again."""
@@ -86,9 +86,9 @@ class SqsQueue:
             await held.channel.hide(held.message, _bounded(delay))
 
     async def bury(self, lease: Lease, reason: str) -> None:
-        """See `Queue.bury`. Without a queue for the dead the copy is a line of the log."""
+        """See `Queue.bury`. The copy has `COPY` characters, since ten go into one call; or it is a line of the log."""
         with _ending(lease) as held:
-            body = held.message.body
+            body = held.message.body[:COPY]
             if self._dead is None:
                 _log.warning("a note is buried here: there is no queue for the dead", note=body, reason=reason)
             else:

@@ -346,6 +346,19 @@ async def test_what_is_buried_is_not_deleted_before_its_copy_is_kept(vendor: Ven
     assert msgspec.json.decode(sent["Entries"][0]["MessageBody"]) == {"reason": "cannot be read", "note": "no note"}
 
 
+async def test_however_long_what_is_no_note_is_it_can_be_buried(moto: SqsServer, make: Make, opens: Opens) -> None:
+    address = make(moto, dead=True)
+    url = moto.ask("GetQueueUrl", QueueName=address.name)["QueueUrl"]
+    for _ in range(10):
+        moto.ask("SendMessage", QueueUrl=url, MessageBody='"' * 1_000_000)
+    async with opens(address) as queue:
+        leases = [await queue.take() for _ in range(10)]
+        async with trio.open_nursery() as nursery:
+            for lease in leases:
+                nursery.start_soon(queue.bury, lease, "no note")
+        assert await queue.statistics() == QueueStatistics((0, 0, 0), delayed=0, leased=0, buried=10)
+
+
 async def test_statistics_are_asked_for_every_few_seconds_alone(vendor: Vendor) -> None:
     vendor.answers["GetQueueAttributes"] = lambda _: {
         "Attributes": {"ApproximateNumberOfMessages": "3", "ApproximateNumberOfMessagesNotVisible": "2"}
