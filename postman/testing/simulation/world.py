@@ -31,6 +31,8 @@ LOOK = 60.0
 MOVES = 0.5
 """The share of runs in which the backlog moves to another ledger."""
 
+_WAIT_FOR_A_PERSON = frozenset({State.HELD, State.REJECTED, State.FAILED})
+
 
 class World:
     """One run.
@@ -185,7 +187,7 @@ class World:
             if not rows or not instance.serving:
                 continue
             try:
-                chosen = [row.id for row in rows if row.state is State.HELD or self.dice.random() < 0.1]
+                chosen = [row.id for row in rows if row.state in _WAIT_FOR_A_PERSON or self.dice.random() < 0.1]
                 done = await instance.ledger.act(chosen, verb, "olga")
                 await instance.clerk.put([row for row, did in done.values() if did and row.state is State.QUEUED])
                 await self._webhook(instance)
