@@ -48,7 +48,7 @@ class Vendor:
         self.asked.setdefault(action, []).append(body)
         said = self.answers.get(action, all_done)(body)
         act = said if isinstance(said, Act) else answer(200, body=msgspec.json.encode(said))
-        return await act.play(_Read(turn))
+        return await act.play(Read(turn))
 
 
 @asynccontextmanager
@@ -60,7 +60,7 @@ async def open_sqs_vendor(lanes: int = 1) -> AsyncIterator[Vendor]:
         yield vendor
 
 
-class _Read(Turn):
+class Read(Turn):
     """A turn whose request was read."""
 
     def __init__(self, turn: Turn) -> None:

@@ -11,12 +11,13 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 import structlog
 import trio
+from botocore.credentials import ReadOnlyCredentials
 
 from postman.answer import Answer
 from postman.backends.sqs.address import Address
@@ -33,6 +34,13 @@ MAX_BODY: Final = 24 << 20
 """Bytes of an answer: ten messages of a mebibyte, which are no notes of ours, and what JSON adds to them."""
 
 _log = structlog.get_logger()
+
+
+class _Signed(NamedTuple):
+    """What a request was signed with."""
+
+    keys: ReadOnlyCredentials
+    ahead: float
 
 
 class Client:
@@ -82,43 +90,45 @@ class Client:
             StoreUnavailable: no answer; `may_have_happened` when it may have been done.
         """
         data = msgspec.json.encode(body)
-        answer = await self._post(action, data, wait)
-        if not answer.ok and self._mended(refused := refusal(answer, action, self.address, name).code, answer):
+        answer, signed = await self._post(action, data, wait)
+        if not answer.ok and self._mended(refused := refusal(answer, action, self.address, name).code, answer, signed):
             _log.warning("AWS refused a signature; it is asked again with another one", reason=refused)
-            answer = await self._post(action, data, wait)
+            answer, _ = await self._post(action, data, wait)
         if not answer.ok:
             raise refusal(answer, action, self.address, name)
         if (read := answer.decode(kind)) is None:
             raise StoreUnavailable(f"what SQS answered to {action} cannot be read", may_have_happened=True)
         return read
 
-    async def _post(self, action: str, data: bytes, wait: float) -> Answer:
+    async def _post(self, action: str, data: bytes, wait: float) -> tuple[Answer, _Signed]:
+        limit, signed = self._patience + wait, None
         headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"AmazonSQS.{action}"}
         try:
-            with trio.fail_after(self._patience + wait):
-                keys = await self._credentials.keys()
-                at = datetime.fromtimestamp(self._wall() + self._ahead, UTC)
-                proof = sign(keys, self.address.region, at, {"Host": self._host, **headers}, data)
-                return await self._http.post("/", attempt=None, json=msgspec.Raw(data), headers=headers | proof)
+            with trio.fail_after(limit):
+                signed = _Signed(await self._credentials.keys(), self._ahead)
+                at = datetime.fromtimestamp(self._wall() + signed.ahead, UTC)
+                headers |= sign(signed.keys, self.address.region, at, {"Host": self._host, **headers}, data)
+                return await self._http.post("/", attempt=None, json=msgspec.Raw(data), headers=headers), signed
         except trio.TooSlowError:
-            limit = self._patience + wait
+            if signed is None:
+                raise StoreUnavailable(f"the AWS credentials were not found in {limit:g} s") from None
             raise StoreUnavailable(f"SQS did not answer {action} in {limit:g} s", may_have_happened=True) from None
         except (ProviderUnavailable, OutcomeUnknown) as error:
             unknown = isinstance(error, OutcomeUnknown)
             raise StoreUnavailable(f"SQS, {action}: {error}", may_have_happened=unknown) from error
 
-    def _mended(self, code: str, answer: Answer) -> bool:
+    def _mended(self, code: str, answer: Answer, signed: _Signed) -> bool:
         """Whether there is a reason to expect another answer to another signature."""
         if code in CLOCK:
             try:
                 theirs = email.utils.parsedate_to_datetime(answer.headers.get("date", "")).timestamp()
             except ValueError:
-                theirs = self._wall() + self._ahead
-            if abs(theirs - self._wall() - self._ahead) > SKEW:
+                theirs = self._wall() + signed.ahead
+            if abs(theirs - self._wall() - signed.ahead) > SKEW:
                 self._ahead = theirs - self._wall()
                 _log.warning("the clock of this machine is not that of AWS", ahead=round(self._ahead))
                 return True
-        return code in CREDENTIALS and self._credentials.distrust()
+        return code in CREDENTIALS and self._credentials.distrust(signed.keys)
 
 
 @asynccontextmanager

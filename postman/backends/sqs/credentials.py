@@ -50,8 +50,10 @@ class Credentials:
         assert self._keys is not None  # noqa: S101  # a look that finds none raises
         return self._keys
 
-    def distrust(self) -> bool:
-        """AWS refuses these keys: forget them and read all files anew. False: that was done just now."""
+    def distrust(self, keys: ReadOnlyCredentials) -> bool:
+        """AWS refuses these keys: read all files anew, unless there are others. False: that was done just now."""
+        if keys != self._keys:
+            return True
         if trio.current_time() - self._read_at < TRUST:
             return False
         self._keys = self._session = None
