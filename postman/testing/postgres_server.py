@@ -36,15 +36,21 @@ class PostgresServer:
     Args:
         programs: the directory of `postgres` and `initdb`.
         directory: for its files; its owner is who runs the server.
+        primary: whose standby it is.
     """
 
-    def __init__(self, programs: Path, directory: Path) -> None:
+    def __init__(self, programs: Path, directory: Path, primary: PostgresServer | None = None) -> None:
         self._programs = programs
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-        self._run("initdb", "--pgdata=data", "--encoding=UTF8", "--no-locale", "--auth=trust", "--username=postgres")
+        if primary is None:
+            self._run(
+                "initdb", "--pgdata=data", "--encoding=UTF8", "--no-locale", "--auth=trust", "--username=postgres"
+            )
+        else:
+            self._run("pg_basebackup", "--pgdata=data", "-R", "--checkpoint=fast", f"--dbname={primary.url}")
 
     def start(self, **settings: str) -> None:
         """Start it, with `settings` in place of those in its file; on return it answers."""
@@ -133,11 +139,12 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(within: Path | None = None) -> Iterator[PostgresServer]:
+def postgres_server(within: Path | None = None, primary: PostgresServer | None = None) -> Iterator[PostgresServer]:
     """A server that was started, for as long as the block lasts.
 
     Args:
         within: where its directory is made; None: where a flush costs least.
+        primary: whose standby it is, until `SELECT pg_promote()`.
 
     Raises:
         NoServer: it cannot be had here.
@@ -150,7 +157,7 @@ def postgres_server(within: Path | None = None) -> Iterator[PostgresServer]:
         if os.getuid() == 0:  # PostgreSQL refuses to run as root
             nobody = pwd.getpwnam("nobody")
             os.chown(directory, nobody.pw_uid, nobody.pw_gid)
-        server = PostgresServer(_programs(), directory)
+        server = PostgresServer(_programs(), directory, primary)
         server.start()
         try:
             yield server

@@ -16,7 +16,7 @@ from postman.ledger import Claim, Filter
 from postman.mail import Id
 from postman.row import Row, State
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
-from postman.testing.postgres_server import PostgresServer
+from postman.testing.postgres_server import PostgresServer, postgres_server
 from postman.testing.postgres_stores import eventually, letter, opened
 
 
@@ -125,3 +125,27 @@ async def test_a_server_killed_under_load_loses_no_letter_and_no_end(mortal_post
         assert {there[id].state for id in load.sent} == {State.SENT}
         assert set(load.sent.values()) == {1}, "claimed twice"
         assert all(row.receipts <= 1 for row in there.values())
+
+
+async def test_a_failover_to_a_standby_that_was_waited_for_loses_no_letter_and_no_end(
+    mortal_postgres: PostgresServer,
+) -> None:
+    with postgres_server(primary=mortal_postgres) as standby:
+        mortal_postgres.configure("synchronous_standby_names", "*")
+        both = mortal_postgres.url.replace(
+            f":{mortal_postgres.port}", f":{mortal_postgres.port},127.0.0.1:{standby.port}"
+        )
+        async with opened(Server(both, timeout=2.0)) as (ledger, queue):
+            load = Load(ledger, queue)
+            async with trio.open_nursery() as nursery:
+                for _ in range(8):
+                    nursery.start_soon(load.post)
+                    nursery.start_soon(load.deliver)
+                await load.more(50, 20)
+                await trio.to_thread.run_sync(mortal_postgres.kill)
+                await trio.to_thread.run_sync(standby.execute, "SELECT pg_promote()")
+                await load.more(50, 20)
+                nursery.cancel_scope.cancel()
+            there = await load.rows()
+            assert {there[id].state for id in load.sent} == {State.SENT}
+            assert set(load.sent.values()) == {1}, "claimed twice"
