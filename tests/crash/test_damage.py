@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
-import apsw
 import pytest
 
 from postman.testing.customer import open_customer
@@ -117,20 +115,3 @@ async def test_a_lock_file_that_was_removed_lets_no_second_process_in(tmp_path: 
         assert await second.wait_ended() == 2
         assert "is in use by process" in second.log
         assert await program.stop() == 0
-
-
-async def test_while_another_program_writes_to_the_file_that_is_said_and_nothing_is_promised(
-    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
-) -> None:
-    async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
-        await program.start()
-        with closing(apsw.Connection(str(tmp_path / "postman.db"))) as other:
-            other.execute("BEGIN IMMEDIATE")
-            assert await customer.try_post("key", [MAIL]) is None
-            status = await customer.get("/status")
-            assert any("another program writes to it" in sentence for sentence in status["because"]), status["because"]
-        await customer.post("key", [MAIL])
-        await customer.wait_settled()
-        assert (await customer.get("/status"))["because"] == []
-        assert await program.stop() == 0
-    assert accepted() == customer.ids

@@ -69,7 +69,7 @@
 | F30 | a session keeps PostgreSQL from cleaning up | test_status_names_who_leaves_a_transaction_open_and_what_ends_it |
 | F31 | fsync is off | test_a_server_that_may_lose_commits_is_refused_as_a_ledger_and_taken_as_a_queue |
 | F31 | synchronous_commit is off | test_letters_are_flushed_though_the_servers_default_is_not_to_wait |
-| F32 | another program has a lock on the SQLite file | test_while_another_program_writes_to_the_file_that_is_said_and_nothing_is_promised |
+| F32 | another program has a lock on the SQLite file | test_a_lock_of_another_program_is_waited_for_once_and_not_by_each_operation |
 | F32 | another program reads it without end | test_another_program_that_reads_without_end_is_told_by_ledger_and_queue |
 | F32 | a second process | test_a_second_service_on_one_file_is_refused_with_the_other_s_pid |
 | F32 | the disk is full, or read-only | test_while_the_disk_cannot_be_written_mails_are_refused_and_afterwards_taken |
@@ -81,6 +81,7 @@
 | F32 | the file is cut, moved, replaced or deleted | test_what_happens_to_the_file_is_said_and_nothing_is_promised |
 | F32 | the log would grow | test_the_log_is_copied_into_the_file_long_before_it_is_at_its_longest |
 | F33 | a sync fails | test_after_a_failed_sync_the_process_ends_and_a_restart_on_a_sound_disk_loses_nothing |
+| F33 | of a queue in a file of its own | test_a_queue_whose_disk_failed_is_not_taken_for_one_that_works |
 | F33 | a sync hangs | test_a_disk_that_hangs_is_told_by_those_who_ask |
 | F34 | SQS shows a message twice | test_a_message_shown_twice_is_two_leases |
 | F34 | refuses some of a batch | test_what_cannot_be_put_does_not_keep_the_others_back |

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from postman.testing import acts
+from postman.testing import acts, sick_disk
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import FaultServer
 from postman.testing.haste import hasten
@@ -107,3 +107,21 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
     await fail(mortal_postgres, "postgresql", "redis")
     if long:
         await fail(mortal_redis, "redis", "postgresql")
+
+
+async def test_a_queue_whose_disk_failed_is_not_taken_for_one_that_works(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    queue = tmp_path / "queue.db"
+    text = toml(queue="sqlite:queue.db")
+    async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+        await program.start(before=sick_disk.install)
+        sick_disk.break_(queue, "sync-error")
+        await customer.post("key", [MAIL])
+        assert await program.wait_ended() == 1
+        assert "queue.db: the disk failed" in program.log.splitlines()[-1]
+        sick_disk.heal(queue)
+        await program.start(before=partial(hasten, overdue=1.0))
+        await customer.wait_settled()
+        assert await program.stop() == 0
+    assert accepted() == customer.ids
