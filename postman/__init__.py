@@ -18,7 +18,7 @@ The floors, from the street up; imports run downwards only:
 - the command line: `cli`, `counter` (asks a running service), `backroom` (runs one), `workshop` (looks at what it is
   made of), `porter` (moves its backlog), `demo`, `logs`
 - the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
-  `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`)
+  `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`, `crew`)
 - the way in: `listeners`, `server`, `endpoint` and what it reads with, `intake`, `keyring`, `allowance`
 - the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
 - between them: `clerk`; `roster` counts who delivers how much

@@ -33,14 +33,14 @@ from postman.breaker import Breaker
 from postman.carrier import Terms, blame
 from postman.clerk import Clerk
 from postman.config import load
+from postman.crew import Crew
 from postman.delivery import UNREADY_DELAY, Delivery
 from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
-from postman.failpoint import failpoint
 from postman.fleet import Fleet, terms_of
 from postman.guard import WRITE_TIME, Guard
 from postman.ledger import ALL, Ledger
 from postman.lookups import Lookups
-from postman.postbox import Postbox, Turn
+from postman.postbox import Postbox
 from postman.provider import boottime
 from postman.registry import Setup, set_up
 from postman.room import Room
@@ -54,9 +54,6 @@ OPENING = 5.0
 
 CLOSING = 3.0
 """Seconds left for notes that must come again, and for the answer, when the last end has been written."""
-
-PATIENCE = 5.0
-"""Seconds that a note waits for a provider's limits or breaker: waiting is paid for."""
 
 REST = 60.0
 """Seconds until a note is shown again that no provider could be asked for."""
@@ -199,7 +196,7 @@ async def _deliver_all(records: Records, kept: Kept, ledger: Ledger, ends: float
         postbox = Postbox(carriers, config.workers)
         postbox.pause(frozenset(pause.provider for pause in await ledger.pauses()))
         guard = Guard()
-        crew = _Crew(records, postbox, Delivery(ledger, records, guard), guard, Room(config.max_in_flight_bytes))
+        crew = Crew(records, postbox, Delivery(ledger, records, guard), guard, Room(config.max_in_flight_bytes))
         if postbox.available():
             await crew.work(min(config.workers, len(records.waiting)), cut - kept.longest, kept.longest)
         with trio.move_on_at(ends - CLOSING / 2):
@@ -207,65 +204,6 @@ async def _deliver_all(records: Records, kept: Kept, ledger: Ledger, ends: float
         providers.cancel_scope.cancel()
     if not crew.failed:
         records.leave(UNREADY_DELAY if postbox.available() else REST)
-
-
-@dataclass
-class _Crew:
-    """The workers of one invocation.
-
-    Attributes:
-        failed: a store did not do its part; nothing more is begun.
-    """
-
-    records: Records
-    postbox: Postbox
-    delivery: Delivery
-    guard: Guard
-    room: Room
-    failed: bool = False
-
-    async def work(self, count: int, until: float, longest: float) -> None:
-        """Deliver with so many workers; begin nothing after `until`, cut what is under way `longest` seconds later."""
-        if trio.current_time() >= until:
-            _log.warning("opening took the time; no calls are begun: give the function a longer timeout")
-            return
-        async with trio.open_nursery() as timer:
-            with trio.CancelScope() as working:
-                timer.start_soon(self._stop, working, until, longest)
-                async with trio.open_nursery() as workers:
-                    for number in range(count):
-                        workers.start_soon(self._work, number)
-            timer.cancel_scope.cancel()
-
-    async def _stop(self, working: trio.CancelScope, until: float, longest: float) -> None:
-        await trio.sleep_until(until)
-        _log.warning("the time is nearly over; no more calls are begun", in_hand=self.guard.held)
-        self.guard.drain(longest)
-        working.cancel()
-
-    async def _work(self, number: int) -> None:
-        while self.records.waiting and not self.failed:
-            turn = None
-            with trio.move_on_after(PATIENCE):
-                turn = await self.postbox.wait_available(number)
-            if turn is None:
-                return
-            with turn:
-                await self._deliver_one(turn)
-
-    async def _deliver_one(self, turn: Turn) -> None:
-        if (lease := self.records.next()) is None:
-            return
-        try:
-            with self.guard.hold() as hold:
-                failpoint("W1")
-                async with self.room.take(lease.note.size if lease.note else 0):
-                    await self.delivery.deliver(lease, turn, hold)
-        except StoreError as error:
-            _log.error("the ledger does not work; what is left is shown again", reason=str(error))
-            self.failed = True
-        except Exception:  # noqa: BLE001  # the others' letters outlive our own bugs
-            _log.exception("a bug of ours; the letter is in the ledger, and its note is shown again")
 
 
 async def _put_again(records: Records, kept: Kept, ledger: Ledger) -> None:
