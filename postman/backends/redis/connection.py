@@ -174,6 +174,7 @@ class Connection:
         return None
 
     async def _wait_for_wire(self) -> Wire:
+        await trio.lowlevel.checkpoint()  # also where there is no hope: who asks again and again lets others run
         with trio.move_on_after(self.address.timeout):
             while self._why is None:
                 if self._wire is not None and self._wire.broken is None:

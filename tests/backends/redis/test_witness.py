@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,10 @@ import trio
 from postman.backends.redis.address import Address
 from postman.backends.redis.ledger import RedisLedger, redis_ledger
 from postman.errors import StoreUnavailable
-from postman.ledger import Filter
+from postman.ledger import Claim, Filter
 from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
-from postman.testing.check_ledger.scene import ACCEPTED, UNAVAILABLE
+from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import SAFE, RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
 
@@ -105,6 +105,24 @@ async def test_the_last_change_alone_is_missed_too(mortal_redis: RedisServer, tm
         mortal_redis.kill()
         cut(log, lambda _: size)
         await restart(mortal_redis)
+        assert [id in sentence for sentence in await troubles(ledger)] == [True]
+
+
+async def test_it_is_noticed_before_the_same_is_done_again(mortal_redis: RedisServer, tmp_path: Path) -> None:
+    async with ledger_on(mortal_redis) as ledger:
+        scene, log = Scene(ledger, StandingClock()), log_of(tmp_path / "redis")
+        id = await scene.queued()
+        size = log.stat().st_size
+        await scene.end(id, ACCEPTED)
+        mortal_redis.kill()
+        cut(log, lambda _: size)
+        await restart(mortal_redis)
+        claim = None
+        with trio.fail_after(10):
+            while not isinstance(claim, Claim):
+                with suppress(StoreUnavailable):
+                    claim = await ledger.claim(id, [LAMDA])
+        assert (await ledger.finish(claim, ACCEPTED)).state is State.SENT
         assert [id in sentence for sentence in await troubles(ledger)] == [True]
 
 
