@@ -48,6 +48,9 @@ class Intake:
         flake: mints the ids.
         allowances: of the clients; None: each has what it asks for.
         wall: seconds since 1970.
+
+    Attributes:
+        failing: the ledger did not answer to the last mails.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Intake:
         self._queue = queue
         self._flake = flake
         self._allowances = allowances
+        self.failing = False
         self._wall = wall
         self._full = ""
         self._full_at = 0.0
@@ -94,9 +98,13 @@ class Intake:
         if self._allowances is not None:
             mails = self._allowances.place(client, mails)
         with trio.CancelScope(shield=True):
-            letters, accepted = await self._commit(mails, client, key, fingerprint)
+            try:
+                letters, accepted = await self._commit(mails, client, key, fingerprint)
+            except StoreUnavailable:
+                self.failing = True
+                raise
             failpoint("A4")
-            self._full = ""
+            self.failing, self._full = False, ""
             if not accepted.noted and not accepted.replayed:
                 await self._put(letters)
         return accepted

@@ -15,7 +15,7 @@ import trio
 
 from postman import logs, status
 from postman.clerk import Clerk
-from postman.errors import StoreBroken, StoreError
+from postman.errors import StoreBroken, StoreError, StoreFull
 from postman.guard import Guard
 from postman.intake import Intake
 from postman.keyring import Keyring
@@ -102,19 +102,26 @@ class Office:
 
         Pauses are in the ledger, so that they survive a restart and reach every instance.
         """
-        self._queue_error = ""
-        found, self._ledger_error = await self._asked(self._look_at_ledger)
-        if found is None:
-            return None, None, ()
-        ledger, pauses = found
-        self._postbox.pause(frozenset(pause.provider for pause in pauses))
-        queue, self._queue_error = await self._asked(self._queue.statistics)
-        waits = queue is not None and status.waits(ledger, queue, time.time())
-        _, self._ledger_error = await self._asked(partial(self._roster.look, waits=waits))
+        doubt = self._ledger_error or self._queue_error or self._intake.failing
+        found, ledger_error = await self._asked(self._look_at_ledger)
+        queue, queue_error = None, ""
+        if found is not None:
+            queue, queue_error = await self._asked(self._queue.statistics)
+            self._postbox.pause(frozenset(pause.provider for pause in found[1]))
+            waits = queue is not None and status.waits(found[0], queue, time.time())
+            write = partial(self._write_to_ledger, waits=waits, at_once=bool(doubt or queue_error))
+            _, ledger_error = await self._asked(write)
+        self._ledger_error, self._queue_error = ledger_error, queue_error
+        ledger, pauses = found or (None, ())
         return ledger, queue, pauses
 
     async def _look_at_ledger(self) -> tuple[LedgerStatistics, Sequence[Pause]]:
         return await self._ledger.statistics(), await self._ledger.pauses()
+
+    async def _write_to_ledger(self, *, waits: bool, at_once: bool) -> None:
+        """Write, from time to time, or at once when there is doubt: a store may be read that cannot be written."""
+        with suppress(StoreFull):  # the intake tells; sending goes on
+            await self._roster.look(waits=waits, at_once=at_once)
 
     async def _asked[T](self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, str]:
         """What a store answers; or None, and why not."""

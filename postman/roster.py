@@ -83,18 +83,26 @@ class Roster:
         )
         self.instances: Sequence[Instance] = ()
 
-    async def look(self, *, waits: bool) -> None:
-        """End a round, if it is time.
+    async def look(self, *, waits: bool, at_once: bool = False) -> None:
+        """End a round, if it is time, and tell the others.
 
         Args:
             waits: mail waits on the queue.
+            at_once: tell them though it is not time.
 
         Raises:
             StoreError: the ledger does not answer.
         """
-        seconds = self._clock() - self._round_at
-        if self.me.left or (seconds < PERIOD and self.instances):
+        if self.me.left:
             return
+        seconds = self._clock() - self._round_at
+        if seconds >= PERIOD or not self.instances:
+            self._end_round(seconds, waits=waits)
+        elif not at_once:
+            return
+        self.instances = [found for found in await self._ledger.enrol(self.me) if not found.left]
+
+    def _end_round(self, seconds: float, *, waits: bool) -> None:
         now = self._postbox.delivered()
         if waits and self._postbox.available():
             self._rounds.append(([after - before for after, before in zip(now, self._before, strict=True)], seconds))
@@ -102,7 +110,6 @@ class Roster:
         delivered = sum(sum(counts) for counts, _ in self._rounds)
         seconds = sum(seconds for _, seconds in self._rounds)
         self.me = msgspec.structs.replace(self.me, delivered=delivered, seconds=round(seconds, 1))
-        self.instances = [found for found in await self._ledger.enrol(self.me) if not found.left]
 
     async def leave(self) -> None:
         """Say that this instance has ended in good order.

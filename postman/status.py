@@ -93,7 +93,7 @@ def sentences(facts: Facts) -> Iterator[str]:
         yield "The service is stopping; it takes no new mail."
     if facts.ledger_error:
         yield f"The ledger does not answer, so nothing is accepted and nothing is sent: {facts.ledger_error}"
-    if facts.queue_error:
+    elif facts.queue_error:
         yield f"The queue does not answer, so nothing is sent; mail is accepted and kept: {facts.queue_error}"
     yield from facts.troubles
     yield from _about_providers(facts)

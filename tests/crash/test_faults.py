@@ -42,6 +42,7 @@
 | F20 | forgets its scripts | test_scripts_are_loaded_again_when_the_server_has_lost_them |
 | F20 | is told in the status | test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in |
 | F21 | each error that Redis can say | test_each_error_of_the_server_has_its_meaning |
+| F21 | Redis takes no writes, and says so in the status | test_a_ledger_that_can_be_read_and_not_written_is_told_for_as_long_as_it_lasts |
 | F21 | Redis still loads | test_a_server_that_is_still_loading_is_waited_for |
 | F22 | the memory of Redis is full, ledger | test_when_the_memory_is_full_letters_are_refused_and_sending_goes_on |
 | F22 | queue | test_when_the_memory_is_full_nothing_is_put_and_consuming_goes_on |

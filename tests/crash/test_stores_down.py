@@ -109,6 +109,28 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
         await fail(mortal_redis, "redis", "postgresql")
 
 
+async def test_a_ledger_that_can_be_read_and_not_written_is_told_for_as_long_as_it_lasts(
+    tmp_path: Path, toml: Callable[..., str], mortal_places: Places, mortal_redis: RedisServer
+) -> None:
+    url = mortal_places.url("redis")
+    async with (
+        open_program(tmp_path, toml(ledger=url, queue=url)) as program,
+        open_customer(lambda: program.url) as customer,
+    ):
+        await program.start()
+        mortal_redis.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+        assert await customer.try_post("key", [MAIL]) is None
+        for _ in range(5):
+            (sentence,) = (await customer.get("/status"))["because"]
+            assert "The ledger does not answer" in sentence
+            assert "NOREPLICAS Not enough good replicas to write" in sentence
+        mortal_redis.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+        await customer.post("key", [MAIL])
+        await customer.wait_settled()
+        assert (await customer.get("/status"))["because"] == []
+        assert await program.stop() == 0
+
+
 async def test_a_queue_whose_disk_failed_is_not_taken_for_one_that_works(
     tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
 ) -> None:
