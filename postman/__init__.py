@@ -15,8 +15,8 @@ r"""Postman: takes mails over HTTP and delivers each through one of several prov
 
 The floors, from the street up; imports run downwards only:
 
-- the command line: `cli`, `counter` (asks a running service), `backroom` (runs one), `workshop` (looks at what it is
-  made of), `porter` (moves its backlog), `demo`, `logs`
+- the command line: `cli`, and `commands/`: they run a service, ask one that runs, check what it is made of, or move its
+  backlog; `logs`
 - the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
   `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`, `crew`)
 - the way in: `listeners`, `server`, `endpoint` and what it reads with, `intake`, `keyring`, `allowance`

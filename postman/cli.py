@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from postman.client import Unreachable
+from postman.commands.client import Unreachable
 from postman.errors import ConfigError, PostmanError, StoreRefused, leaf
 from postman.plugin_directory import add_directory
 from postman.table import did_you_mean
@@ -21,26 +21,26 @@ from postman.table import did_you_mean
 GOOD, FAILED, WRONG_USE, NO_SERVICE, INTERRUPTED = 0, 1, 2, 3, 130
 
 MODULES = {
-    "serve": "backroom",
-    "demo": "backroom",
-    "check": "workshop",
-    "plugins": "workshop",
-    "key": "workshop",
-    "export": "porter",
-    "import": "porter",
-    "status": "counter",
-    "send": "counter",
-    "mail": "counter",
-    "release": "counter",
-    "discard": "counter",
-    "settle": "counter",
-    "replay": "counter",
-    "cancel": "counter",
-    "pause": "counter",
-    "resume": "counter",
-    "reload": "counter",
+    "serve": "run",
+    "demo": "run",
+    "check": "check",
+    "plugins": "check",
+    "key": "check",
+    "export": "move",
+    "import": "move",
+    "status": "ask",
+    "send": "ask",
+    "mail": "ask",
+    "release": "ask",
+    "discard": "ask",
+    "settle": "ask",
+    "replay": "ask",
+    "cancel": "ask",
+    "pause": "ask",
+    "resume": "ask",
+    "reload": "ask",
 }
-"""The commands, each with its module."""
+"""The commands, each with its module in `postman.commands`."""
 
 
 class _Commands(click.Group):
@@ -54,7 +54,7 @@ class _Commands(click.Group):
             ctx.fail(f"there is no command {name!r}{did_you_mean(name, MODULES)}")
         if name == "serve":  # until it can obey a SIGHUP, which takes half a second, that must not end it
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        module = importlib.import_module(f"postman.{MODULES[name]}")
+        module = importlib.import_module(f"postman.commands.{MODULES[name]}")
         commands: tuple[click.Command, ...] = module.COMMANDS
         return next(command for command in commands if command.name == name)
 

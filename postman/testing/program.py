@@ -42,7 +42,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         "__main__",
-        "postman.backroom",
+        "postman.commands.run",
         "postman.backends.postgres.ledger",
         "postman.backends.redis.ledger",
         "postman.backends.sqlite.ledger",

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 
 import apsw
 
-from postman.client import Client
+from postman.commands.client import Client
 from tests.bench.process import OTHERS, SUBJECT, Process, open_process, open_service, run
 from tests.bench.table import Figure, Share, table
 from tests.bench.vendor import KEY

@@ -1,4 +1,4 @@
-"""The counter: the commands that ask a running service over HTTP. None of them opens the database."""
+"""The commands that ask a running service over HTTP. None of them opens the database."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import click
 import msgspec
 
-from postman.client import Client, Refused, Unreachable
+from postman.commands.client import Client, Refused, Unreachable
+from postman.commands.options import asks_service, show
 from postman.ledger import ALL
-from postman.options import asks_service, show
 from postman.query import FROM_STATES, MOST, NO_ID, as_id
 from postman.row import State, Verb
 

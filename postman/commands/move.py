@@ -1,4 +1,4 @@
-"""The porter: the commands that move the backlog from one ledger to another."""
+"""The commands that move the backlog from one ledger to another."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 import trio
 
 from postman import logs, registry, removal
+from postman.commands.options import config_option, json_option, show
 from postman.config import load
 from postman.ledger import ALL
-from postman.options import config_option, json_option, show
 from postman.secret import hide
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import trio
 
-from postman.client import Client
+from postman.commands.client import Client
 from postman.config import load
 from postman.delivery import Called
 from postman.row import EndKind, State

@@ -18,8 +18,9 @@ import trio
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
 from postman.cli import main
+from postman.commands.ask import PAGE
+from postman.commands.options import url_of
 from postman.config import Http, Key
-from postman.counter import PAGE
 from postman.endpoint import create_app
 from postman.errors import ConfigError
 from postman.flake import Flake
@@ -28,7 +29,6 @@ from postman.keyring import Keyring, new_key
 from postman.ledger import Call, Claim
 from postman.listeners import open_listeners
 from postman.mail import Id
-from postman.options import url_of
 from postman.query import MOST
 from postman.row import End, EndKind, Row, Verb
 from postman.server import Server

@@ -1,4 +1,4 @@
-"""The back room: the commands that run the service."""
+"""The commands that run the service."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import get_args
 import click
 import trio
 
-from postman import demo, logs, service
+from postman import logs, service
+from postman.commands import demo
+from postman.commands.options import bind_option, config_option
 from postman.config import Only, load
-from postman.options import bind_option, config_option
 from postman.secret import hide
 
 

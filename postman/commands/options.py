@@ -11,7 +11,7 @@ from typing import Any
 import click
 import msgspec
 
-from postman.client import Client
+from postman.commands.client import Client
 from postman.config import load
 from postman.host import http_url, split_port
 

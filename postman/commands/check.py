@@ -1,4 +1,4 @@
-"""The workshop: the commands that look at what the service is made of, and make keys for it."""
+"""The commands that look at what the service is made of, and make keys for it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 import trio
 
 from postman import logs, registry, stores
-from postman.client import Client, Refused, Unreachable
+from postman.commands.client import Client, Refused, Unreachable
+from postman.commands.options import bind_option, config_option, json_option, show, url_at
 from postman.config import Loaded, Name, load
 from postman.errors import ConfigError, ProviderError
 from postman.keyring import new_key
 from postman.kind import ONLY_FAKES, Surroundings
 from postman.listeners import open_listeners
-from postman.options import bind_option, config_option, json_option, show, url_at
 from postman.provider import LiveCheck
 from postman.registry import ConfiguredProvider
 from postman.secret import hide
