@@ -189,8 +189,9 @@ F14, an end for want of memory, is to the process what `kill -9` is. F11 asks fo
 neither yet. F61 is about looking mails up at a provider, which no plugin can yet. F54: no vendor that there is a plugin
 for takes an idempotency key, so its 409 is nothing that we could have caused, and in doubt. F56: a message id is kept as
 the vendor said it and nothing is decided by it; two mails that were given one id raise no alarm. F58: after an outage
-a breaker closes at the first answer, and `rate` is the only bound on what leaves then. F66, F69 and F79 ask for figures
-(other languages, 10,000 connections, milliseconds under load) that no test here could promise on a busy machine.
+a breaker closes at the first answer; what leaves then is bounded by `rate`, `max-concurrent` and the workers alone. F66,
+F69 and F79 ask for figures (other languages, 10,000 connections, milliseconds under load) that no test here could promise
+on a busy machine. F70: whether there is room only the ledger knows, and a body has been read by then.
 """
 
 # ruff: noqa: E501  # names of tests are sentences

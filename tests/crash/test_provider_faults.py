@@ -27,7 +27,7 @@ FAULTS: dict[str, tuple[Act | None, str]] = {
     "limited": (acts.answer(429, {"Retry-After": "600"}), "it said that its limit is reached"),
     "busy": (acts.answer(503), "the provider answered 503 Service Unavailable"),
     "broken": (acts.answer(500), "the provider answered 500 Internal Server Error"),
-    "silent": (acts.hang(accept=True), "no answer within 0.5 s"),
+    "silent": (acts.hang(accept=True), "within 0.5 s"),
     "rude": (acts.reset_after_request(accept=True), "the request was sent, but no answer came"),
 }
 DOUBTFUL = {"broken", "silent", "rude"}
