@@ -1,8 +1,4 @@
-"""The ledger in Redis or Valkey, shared by all processes that name it, alone or together with its queue.
-
-A change is read, decided here as everywhere, and written if nobody wrote meanwhile; else it is decided anew. Nothing
-is locked, and commands of all letters travel together.
-"""
+"""The ledger in Redis or Valkey, shared by all processes that name it, alone or together with its queue."""
 
 from __future__ import annotations
 
@@ -19,12 +15,13 @@ from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.backends.redis.checks import check
 from postman.backends.redis.client import Client, open_client
 from postman.backends.redis.connection import Ask
+from postman.backends.redis.ledger_changes import Changes
 from postman.backends.redis.ledger_lists import RedisLists
-from postman.backends.redis.ledger_rows import Known, Snapshot
+from postman.backends.redis.ledger_rows import Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
 from postman.backends.redis.witness import Witness
-from postman.errors import IdTaken, KeyReused, StoreRefused, StoreUnavailable
+from postman.errors import IdTaken, KeyReused, StoreRefused
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -47,12 +44,8 @@ from postman.provider import Receipt
 from postman.queue import Note, Queue
 from postman.row import End, Now, Policy, Row, State, Verb
 
-TURNS: Final = 50
-"""So often a change is decided anew because others were faster: each time one of them came further."""
 NO_LIMIT: Final = 2**53
 """As many as Lua can count."""
-IN_HAND: Final = 10_000
-"""Claims of this process whose rows are remembered, so that their ends need not be read for."""
 
 
 class RedisLedgerSettings(RedisSettings, frozen=True, kw_only=True):
@@ -88,8 +81,8 @@ class RedisLedger:
         self._client = client
         self._lists = RedisLists(client, clock)
         self._queue = queue
-        self._in_hand: dict[Id, Known] = {}
         self._witness = Witness(self._lists.letter)
+        self._changes = Changes(client, self._lists, self._witness)
         client.connection.on_connect = self._look_back
 
     async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
@@ -152,7 +145,7 @@ class RedisLedger:
         def decide(snapshot: Snapshot, now: Now) -> Claim | Unclaimable:
             return rows.claim(snapshot, id, calls, after, owner=owner, policy=self.policy, now=now)
 
-        return await self._change([id], decide, with_body=after is None, in_hand=after is not None)
+        return await self._changes.make([id], decide, self.policy, with_body=after is None, in_hand=after is not None)
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """See `Ledger.finish`. One round trip."""
@@ -160,11 +153,15 @@ class RedisLedger:
         def decide(present: Snapshot, now: Now) -> Row:
             return rows.finish(present, claim, end, self.policy, now)
 
-        return await self._change([claim.id], decide, in_hand=True)
+        return await self._changes.make([claim.id], decide, self.policy, in_hand=True)
 
     async def settle(self, id: Id, receipt: Receipt, source: str) -> Row | None:
         """See `Ledger.settle`."""
-        return await self._change([id], lambda present, now: rows.settle(present, id, receipt, source, now))
+
+        def decide(present: Snapshot, now: Now) -> Row | None:
+            return rows.settle(present, id, receipt, source, now)
+
+        return await self._changes.make([id], decide, self.policy)
 
     async def act(self, ids: Sequence[Id], verb: Verb, who: str) -> Mapping[Id, tuple[Row, bool]]:
         """See `Ledger.act`."""
@@ -173,66 +170,12 @@ class RedisLedger:
         def decide(present: Snapshot, now: Now) -> None:
             acted.update(rows.act(present, list(present.known), verb, who, self.policy, now))
 
-        await self._change(list(dict.fromkeys(ids)), decide, read=rows.decoded)
+        await self._changes.make(list(dict.fromkeys(ids)), decide, self.policy, read=rows.decoded)
         return acted
-
-    async def _change[T](
-        self,
-        ids: Sequence[Id],
-        decide: Callable[[Snapshot, Now], T],
-        *,
-        with_body: bool = False,
-        in_hand: bool = False,
-        read: Callable[[Id, bytes], Row | None] = rows.read,
-    ) -> T:
-        """Read rows, decide, write what is decided; again for those that somebody else wrote meanwhile.
-
-        What is in hand need not be read, since a write tells whether it is so still; no write tells nothing.
-        """
-        known, now = {id: self._in_hand[id] for id in ids if in_hand and id in self._in_hand}, self._lists.now()
-        for _ in range(TURNS):
-            guessed = bool(known)
-            if not guessed:
-                known, now = await self._read(ids, with_body=with_body, read=read)
-            snapshot = Snapshot(known)
-            decided = decide(snapshot, now)
-            lost = await self._write(snapshot, known)
-            if not lost and (snapshot.written or not guessed):
-                return decided
-            ids, known = lost or ids, {}
-        raise StoreUnavailable("a row was changed by others again and again")
-
-    async def _read(
-        self, ids: Sequence[Id], *, with_body: bool, read: Callable[[Id, bytes], Row | None] = rows.read
-    ) -> tuple[dict[Id, Known], Now]:
-        found, now = await self._lists.fetch(ids, "b" if with_body else "l")
-        known = {}
-        for id, letter in found.items():
-            row = None if letter.row is None else read(id, letter.row)
-            if row is not None:
-                known[id] = Known(letter.version, row, letter.more if with_body else None)
-        return known, now
-
-    async def _write(self, snapshot: Snapshot, known: Mapping[Id, Known]) -> list[Id]:
-        """Write; the ids of those for which somebody was faster."""
-        written, swaps = list(snapshot.written.values()), []
-        for row in written:
-            self._in_hand.pop(row.id, None)
-            arguments = shelf.swap_arguments(known[row.id], row, self.policy)
-            swaps.append(([self._lists.letter(row.id)], [self._client.prefix, *arguments]))
-        versions = await self._client.commit_all(scripts.SWAP, swaps) if swaps else []
-        for row, version in zip(written, versions, strict=True):
-            if version:
-                self._witness.remember(row, version)
-            if version and row.state is State.SENDING:
-                self._in_hand[row.id] = Known(version, row)
-                if len(self._in_hand) > IN_HAND:
-                    del self._in_hand[next(iter(self._in_hand))]
-        return [row.id for row, version in zip(written, versions, strict=True) if not version]
 
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
-        known, _ = await self._read([id], with_body=False)
+        known, _ = await self._changes.read([id])
         row = known[id].row if id in known else None
         return row if row is not None and client in {None, row.client} else None
 
@@ -270,7 +213,7 @@ class RedisLedger:
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
         """See `Movable.letters`."""
-        known, _ = await self._read(ids, with_body=True, read=rows.decoded)
+        known, _ = await self._changes.read(ids, with_body=True, read=rows.decoded)
         return rows.letters(Snapshot(known), ids)
 
     async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
@@ -285,7 +228,7 @@ class RedisLedger:
             gone.difference_update(present.known)
             gone.update(rows.let_go(present, [wanted[id] for id in present.known], removal, now))
 
-        await self._change(list(wanted), decide, read=rows.decoded)
+        await self._changes.make(list(wanted), decide, self.policy, read=rows.decoded)
         return frozenset(gone)
 
     async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:
