@@ -13,7 +13,7 @@ import trio
 PAUSE = 0.05
 """Seconds between two tries of a request."""
 LOOKS = (0.02, 0.3)
-"""Seconds between two looks whether mail still moves, which cost the service work: the first, the longest; doubling."""
+"""Seconds between two looks at the status, which cost the service work: the first, the longest; doubling."""
 PATIENCE = 40.0
 """Seconds after which it gives up after all, and the test has failed."""
 ANSWER = 10.0
@@ -73,14 +73,30 @@ class Customer:
     async def wait_settled(self, within: float = PATIENCE, *, doubt: bool = True) -> None:
         """Wait until no letter is queued, sending or, unless `doubt` is False, in doubt."""
         states = ["queued", "sending", "in-doubt"][: 2 + doubt]
+
+        def settled(status: Any) -> bool:  # noqa: ANN401  # any JSON
+            mails = status["mails"]  # None: the ledger does not answer
+            return bool(mails) and not any(mails[state] for state in states)
+
+        await self.wait_status(settled, within)
+
+    async def wait_told(self, words: str) -> str:
+        """Wait until the status says why it is not well, in a sentence with these words; the sentence."""
+
+        def sentences(status: Any) -> list[str]:  # noqa: ANN401  # any JSON
+            return [sentence for sentence in status["because"] if words in sentence]
+
+        (sentence,) = sentences(await self.wait_status(lambda status: bool(sentences(status))))
+        return sentence
+
+    async def wait_status(self, wanted: Callable[[Any], bool], within: float = PATIENCE) -> Any:  # noqa: ANN401  # as below
+        """Wait until the status is as wanted; the status."""
         pause, longest = LOOKS
         with trio.fail_after(within):
-            while True:
-                letters = (await self.get("/status"))["mails"]
-                if letters and not any(letters[state] for state in states):  # None: the ledger does not answer
-                    return
+            while not wanted(status := await self.get("/status")):
                 await trio.sleep(pause)
                 pause = min(longest, pause * 2)
+        return status
 
     async def get(self, path: str) -> Any:  # noqa: ANN401  # any JSON
         """Ask a service that is well."""

@@ -103,9 +103,7 @@ async def test_a_pause_and_a_person_s_decision_hold_at_every_instance(
         await there.start()
         async with open_customer(lambda: there.url) as customer:
             assert (await posted(here.url, "/pause", {})).status_code == 200
-            with trio.fail_after(10):
-                while not all(provider["paused"] for provider in (await customer.get("/status"))["providers"]):
-                    pass
+            await customer.wait_status(lambda status: all(provider["paused"] for provider in status["providers"]))
             one, other = await customer.post("two", [MAIL, MAIL])
             assert (await posted(here.url, f"/mail/{one}/discard")).json()["state"] == "cancelled"
             await wait_state(customer, one, "cancelled")

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
-import trio
 
 from postman.testing import sick_disk
 from postman.testing.customer import open_customer
@@ -44,9 +43,7 @@ async def test_doubled_and_damaged_notes_cost_nothing_and_are_not_gone_before_th
         await wait_until(lambda: sick_disk.was_met(queue))
         assert any("queue.db: the disk is full" in told for told in (await customer.get("/status"))["because"])
         sick_disk.heal(queue)
-        with trio.fail_after(30):
-            while not (status := await customer.get("/status"))["queue"] or status["queue"]["buried"] < len(NOBODYS):
-                pass
+        status = await customer.wait_status(lambda now: now["queue"] and now["queue"]["buried"] >= len(NOBODYS))
         (sentence,) = status["because"]
         assert sentence.startswith(
             f"{len(NOBODYS)} notes on the queue could not be read or named no mail; no mail is lost"

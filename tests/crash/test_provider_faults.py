@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import trio
 import trustme
 
 from postman.row import State
@@ -31,6 +30,11 @@ FAULTS: dict[str, tuple[Act | None, str]] = {
     "rude": (acts.reset_after_request(accept=True), "the request was sent, but no answer came"),
 }
 DOUBTFUL = {"broken", "silent", "rude"}
+
+
+def all_named(status: Mapping[str, list[str]]) -> bool:
+    """Whether it has a sentence for each of the providers."""
+    return sum("is not asked for another" in told or "has a bug" in told for told in status["because"]) > len(FAULTS)
 
 
 async def test_whatever_a_provider_suffers_from_stands_in_the_status(
@@ -61,10 +65,7 @@ async def test_whatever_a_provider_suffers_from_stands_in_the_status(
                 "content": [{"type": "text/plain", "value": "x"}],
             }
             await customer.post(name, [mail] * BREAKS)
-        because: list[str] = []
-        with trio.fail_after(20):
-            while sum("is not asked for another" in told or "has a bug" in told for told in because) <= len(FAULTS):
-                because = (await customer.get("/status"))["because"]
+        because = (await customer.wait_status(all_named))["because"]
         for name, (_, words) in FAULTS.items():
             (sentence,) = [sentence for sentence in because if f"Provider {name} " in sentence]
             assert words in sentence

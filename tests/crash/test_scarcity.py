@@ -36,10 +36,7 @@ async def test_without_files_to_open_nothing_is_sent_no_attempt_is_burnt_and_sta
         before = resource.prlimit(program.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(program.pid, resource.RLIMIT_NOFILE, (3, before[1]))
         await customer.post("key", [MAIL] * 8)
-        with trio.fail_after(PATIENCE):
-            while not any("not asked" in said for said in (await customer.get("/status"))["because"]):  # noqa: ASYNC110  # of another process
-                await trio.sleep(0.05)
-        (said,) = (await customer.get("/status"))["because"]
+        said = await customer.wait_told("not asked")
         assert accepted() == []
         resource.prlimit(program.pid, resource.RLIMIT_NOFILE, before)
         answer = await customer._http.post(f"{program.url}/resume", json={})

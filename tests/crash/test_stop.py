@@ -61,9 +61,7 @@ async def test_of_100_deliveries_in_hand_each_ends_or_is_cut_and_written_down(
     async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
         await program.start()
         ids = await customer.post("key", mails)
-        with trio.fail_after(PATIENCE):
-            while (await customer.get("/status"))["deliveries"]["in-hand"] < 100:  # noqa: ASYNC110  # as above
-                await trio.sleep(0.05)
+        await customer.wait_status(lambda status: status["deliveries"]["in-hand"] == 100)
         began = time.monotonic()
         program.signal(number)
         answers["fast"].set()

@@ -26,13 +26,6 @@ MAIL = {
 }
 
 
-async def told(customer: Customer, words: str) -> None:
-    """Wait until the status has a sentence with these words."""
-    with trio.fail_after(10):
-        while not any(words in sentence for sentence in (await customer.get("/status"))["because"]):
-            pass
-
-
 def logged(program: Program, words: str) -> bool:
     """Whether there is a line of the log that says this."""
     return f'"{words}"' in program.log
@@ -74,11 +67,11 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
             server.kill()
 
             assert await unlucky.try_post("meanwhile", [MAIL]) is None
-            await told(unlucky, "The ledger does not answer, so nothing is accepted and nothing is sent:")
+            await unlucky.wait_told("The ledger does not answer, so nothing is accepted and nothing is sent:")
             ready, live = [await unlucky._http.get(f"{one.url}/health/{what}") for what in ("ready", "live")]
             assert (ready.status_code, live.status_code) == (503, 200)
 
-            await told(lucky, "The queue does not answer, so nothing is sent; mail is accepted and kept:")
+            await lucky.wait_told("The queue does not work, so nothing is sent; mail is accepted and kept:")
             (waiting,) = await lucky.post("meanwhile", [MAIL])
             released = await lucky._http.post(f"{other.url}/mail/{doubtful}/release")
             assert (released.status_code, released.json()["state"]) == (200, "queued")
@@ -89,6 +82,7 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
                 await wait_until(partial(logged, program, "a store does not answer"))
             await trio.to_thread.run_sync(server.start)
             await unlucky.post("meanwhile", [MAIL])
+            await lucky.post("afterwards", [MAIL])
             for customer in (unlucky, lucky):
                 await customer.wait_settled()
                 assert (await customer.get("/status"))["because"] == []
@@ -102,7 +96,7 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
             rows = [*await one.rows(), *await other.rows()]
             ids = [*unlucky.ids, *lucky.ids]
             found = report(ids, [id for id in accepted() if id in ids], rows, unlucky.recovered)
-        assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (3, (), (), {})
+        assert (found.accepted, found.lost, found.unexpected, found.duplicated) == (4, (), (), {})
 
     await fail(mortal_postgres, "postgresql", "redis")
     if long:
