@@ -209,7 +209,7 @@ class RedisLedger:
         return msgspec.structs.replace(await self._lists.statistics(), troubles=self._witness.troubles)
 
     async def _look_back(self, ask: Ask) -> None:
-        await self._witness.look(ask, since=self._lists.now().wall - self.policy.retention)
+        await self._witness.look(ask, swept=self._lists.now().wall - self.policy.retention)
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
         """See `Movable.letters`."""

@@ -17,6 +17,8 @@ from postman.row import Row
 
 KEPT: Final = 32
 """Changes that are remembered."""
+SOON: Final = 60.0
+"""Seconds; more than passes between question and answer."""
 
 _SENTENCE: Final = (
     "Redis has forgotten what it confirmed, of mails {mails} at least: it came back from files that were cut, or a"
@@ -46,16 +48,17 @@ class Witness:
         """The server confirmed that this is the row, in this version."""
         self._changes.append(_Change(row.id, version, row.since))
 
-    async def look(self, ask: Ask, *, since: float) -> None:
-        """Ask for what was confirmed; what is older than `since` may have been swept."""
-        changes = [change for change in self._changes if change.since > since]
+    async def look(self, ask: Ask, *, swept: float) -> None:
+        """Ask for what was confirmed, but for what may have been swept: all that had ended by then, or soon after."""
+        changes = [change for change in self._changes if change.since > swept + SOON]
         if not changes:
             return
         found = await ask(*(("HGET", self._key(change.id), "v") for change in changes), tolerant=True)
         forgotten = {
             change.id: None
             for change, version in zip(changes, found, strict=True)
-            if version is None or (version.isdigit() and int(version) < change.version)
+            if (version is None or (version.isdigit() and int(version) < change.version))
+            and change in self._changes  # else it was told while we asked
         }
         if forgotten:
             self._changes.clear()
