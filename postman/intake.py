@@ -33,6 +33,9 @@ MINTINGS = 3
 FULL_FOR = 300.0
 """Seconds after a refusal for want of room in which it is worth a sentence."""
 
+UNNOTED_FOR = 60.0
+"""Seconds after notes that were not put in which it is worth a sentence, if no others are."""
+
 _LOOKS = (0.0, 0.2, 1.0)
 """Seconds before each look at what became of a commit without an answer."""
 
@@ -70,6 +73,8 @@ class Intake:
         self._wall = wall
         self._full = ""
         self._full_at = 0.0
+        self._unnoted = ""
+        self._unnoted_at = 0.0
 
     @property
     def trouble(self) -> str:
@@ -77,6 +82,11 @@ class Intake:
         if not self._full or self._wall() - self._full_at > FULL_FOR:
             return ""
         return f"Mail was refused with 503 for want of room: {self._full}."
+
+    @property
+    def unnoted(self) -> str:
+        """Why the queue did not take the notes of the last mails; "" when it took some since, or none came lately."""
+        return self._unnoted if self._wall() - self._unnoted_at <= UNNOTED_FOR else ""
 
     async def accept(self, mails: Sequence[Mail], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """Take mails, all or none. On return they are promised.
@@ -171,7 +181,9 @@ class Intake:
                 for delay, notes in self._notes(letters).items():
                     await self._queue.put(notes, delay)
                     failpoint("A5")
+            self._unnoted = ""
         except Exception as error:  # noqa: BLE001  # the letters are promised, whatever a queue raises
+            self._unnoted, self._unnoted_at = str(error) or f"no answer within {PUT_TIMEOUT:g} s", self._wall()
             _log.warning("notes were not put; the clerk will", mails=len(letters), error=repr(error))
 
     def _notes(self, letters: Sequence[Letter]) -> dict[float, list[Note]]:

@@ -158,7 +158,7 @@ class Office:
                 ledger=ledger,
                 queue=queue,
                 ledger_error=self._ledger_error,
-                queue_error=self._queue_error,
+                queue_error=self._queue_error or self._intake.unnoted,
                 providers=[carrier.statistics() for carrier in self._postbox.carriers],
                 pauses=pauses,
                 http=self._server.statistics(),

@@ -30,7 +30,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ledger_error: why the ledger did not answer; then there are no statistics.
-        queue_error: why the queue did not answer; then there are none of it.
+        queue_error: why the queue did not answer, and then there are none of it; or why it took no notes.
         durable: whether an accepted letter survives a restart.
         held: deliveries in hand.
         bytes_in_flight: of the letters in hand.
@@ -94,7 +94,7 @@ def sentences(facts: Facts) -> Iterator[str]:
     if facts.ledger_error:
         yield f"The ledger does not answer, so nothing is accepted and nothing is sent: {facts.ledger_error}"
     elif facts.queue_error:
-        yield f"The queue does not answer, so nothing is sent; mail is accepted and kept: {facts.queue_error}"
+        yield f"The queue does not work, so nothing is sent; mail is accepted and kept: {facts.queue_error}"
     yield from facts.troubles
     yield from _about_providers(facts)
     if facts.ledger:

@@ -15,7 +15,7 @@ from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.flake import Flake
-from postman.intake import FULL_FOR, MINTINGS, PUT_TIMEOUT, Intake, size_of
+from postman.intake import FULL_FOR, MINTINGS, PUT_TIMEOUT, UNNOTED_FOR, Intake, size_of
 from postman.ledger import Accepted, Filter
 from postman.mail import Address, Content, Id, Letter, Mail, Priority
 from postman.queue import MAX_DELAY, Note
@@ -123,6 +123,24 @@ async def test_a_queue_that_fails_changes_nothing_about_the_promise(desk: Desk, 
     desk.queue.error = error
     accepted = await desk.accept()
     assert list(accepted.ids) == await desk.rows()
+
+
+async def test_why_notes_were_not_put_is_told_until_others_are_or_none_come(desk: Desk) -> None:
+    now = NOW
+    intake = Intake(desk.ledger, desk.queue, Flake(2), wall=lambda: now)
+    for later, error, told in (
+        (0, StoreUnavailable("not allowed"), "not allowed"),
+        (UNNOTED_FOR + 1, None, ""),
+        (UNNOTED_FOR + 1, TimeoutError(), f"no answer within {PUT_TIMEOUT:g} s"),
+    ):
+        desk.queue.error = error
+        await intake.accept((MAIL,), "shop", None, PRINT)
+        assert intake.unnoted == told
+        now += later
+    desk.queue.error = StoreFull("full")
+    await intake.accept((MAIL,), "shop", None, PRINT)
+    now += UNNOTED_FOR + 1
+    assert intake.unnoted == ""
 
 
 async def test_a_queue_that_hangs_keeps_the_client_waiting_for_seconds_only(

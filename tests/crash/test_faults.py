@@ -105,6 +105,7 @@
 | F39 | nothing is sent then | test_without_a_ledger_nothing_is_sent_and_the_note_is_left |
 | F40 | the queue is down and the ledger is not | test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in |
 | F40 | one of several queues is down | test_while_a_queue_is_down_the_others_take_its_notes_and_it_is_named |
+| F40 | the queue takes no notes | test_why_notes_were_not_put_is_told_until_others_are_or_none_come |
 | F40 | the queue hangs | test_a_queue_that_hangs_keeps_the_client_waiting_for_seconds_only |
 | F41 | rows would go before the keys that name them | test_a_mistake_is_told_in_words |
 | F41 | what is not at an end is never swept | ended_letters_are_swept_after_their_retention_and_others_never |

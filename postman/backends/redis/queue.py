@@ -21,7 +21,7 @@ from postman.backends.redis import queue_scripts as scripts
 from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.backends.redis.checks import check
 from postman.backends.redis.client import Client, open_client
-from postman.errors import LeaseLost, StoreError, StoreFull
+from postman.errors import LeaseLost, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.queue import LANE_WEIGHTS, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics, read_note
@@ -66,13 +66,12 @@ class RedisQueue:
         self._credit = [0] * LANES
         self._stirred = trio.Event()
         self._look_at = -math.inf
-        self._put_failed = False
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """See `Queue.put`. All or none."""
         arguments = [part for note in notes for part in put_arguments(note, delay)]
         if arguments:
-            await self._put(*arguments)
+            await self._client.commit(scripts.PUT, self.keys, self.now(), *arguments)
 
     async def take(self) -> Lease:
         """See `Queue.take`."""
@@ -92,20 +91,9 @@ class RedisQueue:
         _was_held(await self._client.commit(scripts.BURY, self.keys, lease.handle, f"{time.time():.3f} {reason}"))
 
     async def statistics(self) -> QueueStatistics:
-        """See `Queue.statistics`. If the last notes had no room, whoever asks shall learn whether there is some."""
+        """See `Queue.statistics`."""
         high, normal, bulk, delayed, leased, buried = await self._client.run(scripts.COUNT, self.keys, self.now())
-        troubles: tuple[str, ...] = ()
-        if self._put_failed:
-            try:
-                await self._put()
-            except StoreFull as error:
-                troubles = (f"The queue has no room for more notes, so new mail waits: {error}.",)
-        return QueueStatistics((high, normal, bulk), delayed, leased, buried, troubles)
-
-    async def _put(self, *arguments: int | bytes) -> None:
-        self._put_failed = True
-        await self._client.commit(scripts.PUT, self.keys, self.now(), *arguments)
-        self._put_failed = False
+        return QueueStatistics((high, normal, bulk), delayed, leased, buried)
 
     def look(self) -> None:
         """There may be something to take."""

@@ -139,11 +139,7 @@ async def test_when_the_memory_is_full_nothing_is_put_and_consuming_goes_on(mort
         await queue.bury(third, "no row")
         statistics = await queue.statistics()
         assert (sum(statistics.ready), statistics.delayed, statistics.buried) == (1, 1, 1)
-        (sentence,) = statistics.troubles
-        assert "no room for more notes" in sentence
-        assert "give it more memory" in sentence
         mortal_redis.ask("CONFIG", "SET", "maxmemory", "0")
-        assert (await queue.statistics()).troubles == ()
         await queue.put(notes(1))
 
 
