@@ -1,7 +1,8 @@
 """Gathers what many tasks want done into calls of ten.
 
-A full call goes out at once, as long as not too many are under way; one that is not full waits while another is. So an
-idle queue answers at once, and a busy one is asked as rarely as can be; no timer is needed for either.
+A full call goes out at once, as long as not too many are under way; one that is not full waits while another is, unless
+that one is late. So an idle queue answers at once, a busy one is asked as rarely as can be, and a call that hangs holds
+the others up for a moment only.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FULL: Final = 10
 """Entries that SQS takes at once."""
 CALLS: Final = 8
 """Under way at once, of each kind."""
+LATE: Final = 0.5
+"""Seconds after which a call that is under way is not waited for."""
 
 type Entry = Mapping[str, Any]
 type Call = Callable[[Sequence[Entry]], Awaitable[Sequence[StoreError | None]]]
@@ -37,6 +40,8 @@ class Batches:
         self._nursery = nursery
         self._waiting: deque[tuple[Entry, Group]] = deque()
         self._under_way = 0
+        self._began = 0.0
+        self._timed = False
         self._idle = trio.Event()
 
     def submit(self, entries: Sequence[Entry]) -> Group:
@@ -53,10 +58,23 @@ class Batches:
             await self._idle.wait()
 
     def _start(self) -> None:
-        while self._waiting and self._under_way < CALLS and (len(self._waiting) >= FULL or not self._under_way):
+        while self._waiting and self._under_way < CALLS and (len(self._waiting) >= FULL or self._is_time):
             self._under_way += 1
+            self._began = trio.current_time()
             chosen = [self._waiting.popleft() for _ in range(min(FULL, len(self._waiting)))]
             self._nursery.start_soon(self._do, chosen)
+        if self._waiting and not self._timed:
+            self._timed = True
+            self._nursery.start_soon(self._start_later)
+
+    @property
+    def _is_time(self) -> bool:
+        return not self._under_way or trio.current_time() >= self._began + LATE
+
+    async def _start_later(self) -> None:
+        await trio.sleep(LATE)
+        self._timed = False
+        self._start()
 
     async def _do(self, chosen: Sequence[tuple[Entry, Group]]) -> None:
         errors: Sequence[StoreError | None] = [StoreUnavailable("the queue was closed", may_have_happened=True)] * FULL

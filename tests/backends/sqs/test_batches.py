@@ -5,8 +5,9 @@ from collections.abc import AsyncGenerator, Sequence
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
-from postman.backends.sqs.batches import CALLS, FULL, Batches, Entry
+from postman.backends.sqs.batches import CALLS, FULL, LATE, Batches, Entry
 from postman.errors import StoreError, StoreUnavailable
 
 
@@ -53,6 +54,16 @@ async def test_full_calls_do_not_wait_for_others_up_to_a_number(calls: Calls, ba
     calls.go.set()
     await group.wait()
     assert sum(calls.sizes) == FULL * CALLS + 13
+
+
+async def test_a_call_that_hangs_does_not_hold_others_up_for_long(
+    calls: Calls, batches: Batches, autojump_clock: MockClock
+) -> None:
+    batches.submit([{}])
+    for _ in range(3):
+        batches.submit([{}] * 2)
+        await trio.sleep(1.5 * LATE)
+    assert calls.sizes == [1, 2, 2, 2]
 
 
 async def test_who_waits_is_told_of_its_own_entries_when_all_were_tried(calls: Calls, batches: Batches) -> None:
