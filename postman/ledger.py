@@ -165,7 +165,7 @@ class LedgerStatistics(msgspec.Struct, frozen=True):
         states: how many rows are in each state; states without rows may be left out.
         oldest_due: wall seconds since when the oldest queued letter has been due; None: nothing waits.
         doubled: letters that more than one receipt came for.
-        troubles: sentences about what the store has lost.
+        troubles: sentences about what the store has lost, or what hinders it.
     """
 
     states: Mapping[State, int]
