@@ -44,9 +44,9 @@ class Customer:
         """All promised ids."""
         return [id for ids in self.promised.values() for id in ids]
 
-    async def post(self, key: str, mails: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """Post until there is a 202, for `PATIENCE` seconds; the ids. The same key again must give the same ids."""
-        with trio.fail_after(PATIENCE):
+    async def post(self, key: str, mails: Sequence[Mapping[str, Any]], within: float = PATIENCE) -> tuple[str, ...]:
+        """Post until there is a 202, for so many seconds; the ids. The same key again must give the same ids."""
+        with trio.fail_after(within):
             while (ids := await self.try_post(key, mails)) is None:  # noqa: ASYNC110  # of another process
                 await trio.sleep(PAUSE)
         return ids
