@@ -244,6 +244,10 @@ async def statistics_count_ready_delayed_and_leased(under: QueueUnderTest) -> No
         note = (await queue.take()).note
         assert note is not None
         statistics = await queue.statistics()
+        for _ in range(100):
+            if statistics.leased > 1:  # of several queues, another one's note may be on its way to nobody
+                await under.wait(0)
+                statistics = await queue.statistics()
         assert (statistics.delayed, statistics.leased, statistics.buried) == (4, 1, 0)
         left = {0: (2, 0, 2), 2: (3, 0, 1)}[note.lane]
         assert statistics.ready == (left if under.lanes else (0, 4, 0))
