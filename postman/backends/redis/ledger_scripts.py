@@ -55,7 +55,7 @@ SWAP: Final = Script(
 -- KEYS: the letter. ARGV: prefix, id, the version that was read, the row, 1 if the body goes, how many places it
 -- leaves, their names, then name and score of those where it is now. Returns the new version; 0: somebody was faster.
 local prefix, id = ARGV[1], ARGV[2]
-if redis.call('HGET', KEYS[1], 'v') ~= ARGV[3] then return 0 end
+if redis.pcall('HGET', KEYS[1], 'v') ~= ARGV[3] then return 0 end
 local left = tonumber(ARGV[6])
 for i = 7 + left, #ARGV, 2 do redis.call('ZADD', prefix .. ARGV[i], ARGV[i + 1], id) end
 for i = 7, 6 + left do redis.call('ZREM', prefix .. ARGV[i], id) end
