@@ -14,7 +14,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.ledger import RedisLedger, redis_ledger
 from postman.backends.redis.queue import redis_queue
 from postman.clerk import Clerk
-from postman.errors import DamagedRow, StoreRefused
+from postman.errors import DamagedRow, StoreFull, StoreRefused, StoreUnavailable
 from postman.ledger import ALL, Filter, Instance, Pause
 from postman.mail import Id
 from postman.queue import Note
@@ -87,6 +87,17 @@ async def test_what_is_damaged_is_swept_with_what_ended_beside_it(place: Place, 
     assert await place.ledger.sweep(10) == 3
     assert place.server.ask("EXISTS", *map(place.letter, ids)) == 0
     assert (await place.ledger.statistics()).states == {}
+
+
+@pytest.mark.parametrize("damage", ["of another type", "without a version"])
+async def test_the_end_of_a_call_is_not_tried_for_ever_when_its_letter_was_damaged_meanwhile(
+    place: Place, damage: str
+) -> None:
+    claim = await place.scene.claim(await place.scene.queued())
+    DAMAGES[damage](place.server, place.letter(claim.id))
+    with pytest.raises(DamagedRow) as raised:
+        await place.ledger.finish(claim, ACCEPTED)
+    assert not isinstance(raised.value, StoreRefused | StoreUnavailable | StoreFull), "a delivery insists on these"
 
 
 async def test_letters_that_somebody_deleted_are_told_and_do_not_stand_in_the_way_of_others(place: Place) -> None:
