@@ -78,9 +78,12 @@ async def test_the_contract_by_the_clock_of_the_wall(
     check: QueueCheck, fauxqs: SqsServer, make: Make, opens: Opens
 ) -> None:
     async def wait(seconds: float, queue: SqsQueue) -> None:
-        await trio.sleep(seconds + 0.1)
-        while busy(queue):  # noqa: ASYNC110  # a server tells no event
-            await trio.sleep(0.02)
+        await trio.sleep(seconds + 0.05)
+        under_way = True
+        while under_way:  # what the server said before it answers has come
+            await trio.to_thread.run_sync(fauxqs.ask, "ListQueues")
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            under_way = busy(queue)
 
     address, visibility_timeout = make(fauxqs, 3, dead=True), lease_of(check)
     await check(under(partial(opens, address, visibility_timeout), visibility_timeout, wait, lanes=True))
