@@ -355,7 +355,7 @@ async def test_however_long_what_is_no_note_is_it_can_be_buried(moto: SqsServer,
     address = make(moto, dead=True)
     url = moto.ask("GetQueueUrl", QueueName=address.name)["QueueUrl"]
     for _ in range(10):
-        moto.ask("SendMessage", QueueUrl=url, MessageBody='"' * 200_000)
+        moto.ask("SendMessage", QueueUrl=url, MessageBody='"' * 600_000)
     async with opens(address) as queue:
         leases = [await queue.take() for _ in range(10)]
         async with trio.open_nursery() as nursery:
