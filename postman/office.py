@@ -136,9 +136,10 @@ class Office:
             return None, str(error)
 
     async def leave(self) -> None:
-        """Tell the other instances that this one ends in good order, if the ledger takes it quickly."""
-        with trio.move_on_after(FAREWELL), suppress(StoreError):
-            await self._roster.leave()
+        """Tell the other instances that this one ends in good order, if the ledger answers."""
+        if not self._ledger_error:  # what is asked of a ledger that hangs may have to end before it can be closed
+            with trio.move_on_after(FAREWELL), suppress(StoreError):
+                await self._roster.leave()
 
     def unready(self) -> str | None:
         """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""
