@@ -19,8 +19,8 @@ The floors, from the street up; imports run downwards only:
   backlog; `logs`
 - the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
   `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`, `crew`)
-- the way in: `listeners`, `server`, `endpoint` and what it reads with, `intake`, `keyring`, `allowance`
-- the way out: `worker`, `delivery`, `wall` (around each call of a plugin), `postbox`, `carrier`, `room`
+- the way in: `http/`, where `endpoint` reads and answers what `server` brings, and `intake` with `allowance`
+- the way out: `sending/`, where a `worker` takes a note and its `delivery` asks a `carrier` that the `postbox` chose
 - between them: `clerk`; `roster` counts who delivers how much
 - what queues have in common: `takers`; several as one: `shards`
 - contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and

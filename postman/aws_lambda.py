@@ -30,21 +30,21 @@ import trio
 from postman import logs
 from postman.backends.sqs.address import SqsQueueSettings, address_of
 from postman.breaker import Breaker
-from postman.carrier import Terms, blame
 from postman.clerk import Clerk
 from postman.config import load
-from postman.crew import Crew
-from postman.delivery import UNREADY_DELAY, Delivery
 from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
 from postman.fleet import Fleet, terms_of
 from postman.guard import WRITE_TIME, Guard
 from postman.ledger import ALL, Ledger
 from postman.lookups import Lookups
-from postman.postbox import Postbox
 from postman.provider import boottime
 from postman.registry import Setup, set_up
-from postman.room import Room
 from postman.secret import hide
+from postman.sending.carrier import Terms, blame
+from postman.sending.crew import Crew
+from postman.sending.delivery import UNREADY_DELAY, Delivery
+from postman.sending.postbox import Postbox
+from postman.sending.room import Room
 from postman.sqs_event import Records, read_event
 from postman.stores import open_ledger, open_queue, open_stores
 from postman.wire import ClientFactory

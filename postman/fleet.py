@@ -9,13 +9,13 @@ import structlog
 import trio
 
 from postman.breaker import Breaker
-from postman.carrier import Carrier, Terms, blame
 from postman.config import DeliveryTable
 from postman.errors import ConfigError
 from postman.kind import Surroundings
 from postman.provider import Provider
 from postman.registry import ConfiguredProvider
 from postman.secret import hide
+from postman.sending.carrier import Carrier, Terms, blame
 from postman.wire import ClientFactory
 
 _log = structlog.get_logger()

@@ -1,6 +1,6 @@
 """What a client asks to be sent (`Mail`), and what we carry (`Letter`: a mail with its tracking id).
 
-These are plain values. How they are read from untrusted bytes, and every rule they obey, is in `postman.parse`;
+These are plain values. How they are read from untrusted bytes, and every rule they obey, is in `postman.http.parse`;
 whoever holds a `Mail` may rely on it: addresses are ASCII with A-label domains and unique within their field order,
 no text holds control characters outside bodies, every bound of design section 6 holds.
 """

@@ -17,17 +17,17 @@ from postman import logs, status
 from postman.clerk import Clerk
 from postman.errors import StoreBroken, StoreError, StoreFull
 from postman.guard import Guard
+from postman.http.keyring import Keyring
+from postman.http.server import Server
 from postman.intake import Intake
-from postman.keyring import Keyring
 from postman.ledger import ALL, Ledger, LedgerStatistics, Pause
-from postman.postbox import Postbox
 from postman.pulse import Pulse
 from postman.queue import Queue, QueueStatistics
 from postman.reload import Reloader
-from postman.room import Room
 from postman.roster import Roster
 from postman.row import Row
-from postman.server import Server
+from postman.sending.postbox import Postbox
+from postman.sending.room import Room
 
 _log = structlog.get_logger()
 

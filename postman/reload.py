@@ -16,15 +16,15 @@ import msgspec
 import structlog
 import trio
 
-from postman.carrier import Carrier
 from postman.config import Config, Loaded
 from postman.errors import ConfigError
 from postman.fleet import Fleet, terms_of
-from postman.keyring import Keyring
+from postman.http.keyring import Keyring
 from postman.ledger import Ledger
-from postman.postbox import Postbox
 from postman.registry import ConfiguredProvider, Setup, set_up
 from postman.secret import hide
+from postman.sending.carrier import Carrier
+from postman.sending.postbox import Postbox
 from postman.stores import policy_of
 
 _log = structlog.get_logger()

@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from postman.ledger import Instance, Ledger
-from postman.postbox import Postbox
+from postman.sending.postbox import Postbox
 
 PERIOD = 15.0
 """Seconds of a round."""

@@ -18,34 +18,34 @@ import trio
 from quart_trio import QuartTrio
 
 from postman.allowance import Allowances
-from postman.carrier import Carrier
 from postman.clerk import Clerk
 from postman.config import Loaded
-from postman.delivery import Called, Delivery
-from postman.endpoint import create_app
 from postman.errors import ConfigError
 from postman.flake import Flake
 from postman.fleet import Fleet
 from postman.guard import Guard
+from postman.http.endpoint import create_app
+from postman.http.keyring import Keyring
+from postman.http.listeners import open_listeners
+from postman.http.server import Server
 from postman.intake import Intake
-from postman.keyring import Keyring
 from postman.ledger import Ledger
-from postman.listeners import open_listeners
 from postman.lookups import Lookups
 from postman.office import Office
 from postman.orders import Orders
-from postman.postbox import Postbox
 from postman.pulse import Pulse
 from postman.queue import Queue
 from postman.registry import Setup, set_up
 from postman.reload import Reloader, in_time
-from postman.room import Room
 from postman.roster import Roster
-from postman.server import Server
+from postman.sending.carrier import Carrier
+from postman.sending.delivery import Called, Delivery
+from postman.sending.postbox import Postbox
+from postman.sending.room import Room
+from postman.sending.wall import work_of
+from postman.sending.worker import work
 from postman.stores import open_stores, refuse_part
-from postman.wall import work_of
 from postman.wire import ClientFactory
-from postman.worker import work
 
 _log = structlog.get_logger()
 

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from postman.breaker import State as BreakerState
-from postman.carrier import CarrierStatistics
+from postman.http.server import ServerStatistics
 from postman.kind import ONLY_FAKES
 from postman.ledger import ALL, Instance, LedgerStatistics, Pause
 from postman.queue import QueueStatistics
 from postman.row import State
-from postman.server import ServerStatistics
+from postman.sending.carrier import CarrierStatistics
 
 WAITS = 10.0
 """Seconds after which mail that is due and on the queue counts as waiting."""

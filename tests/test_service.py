@@ -21,10 +21,10 @@ import trio
 from postman import service
 from postman.backends.memory.ledger import MemoryLedger
 from postman.config import load
-from postman.delivery import Called
 from postman.errors import ConfigError
 from postman.orders import SAME_WISH
 from postman.queue import Queue
+from postman.sending.delivery import Called
 from postman.stores import refuse_pair
 
 MAIL = {

@@ -8,11 +8,11 @@ import msgspec
 import pytest
 
 from postman.breaker import Breaker, BreakerStatistics
-from postman.carrier import CarrierStatistics, blame
 from postman.errors import ProviderMisconfigured
 from postman.ledger import LedgerStatistics, Pause
 from postman.queue import QueueStatistics
 from postman.row import State
+from postman.sending.carrier import CarrierStatistics, blame
 from postman.status import Facts, document, sentences
 
 

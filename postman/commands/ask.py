@@ -17,8 +17,8 @@ import msgspec
 
 from postman.commands.client import Client, Refused, Unreachable
 from postman.commands.options import asks_service, show
+from postman.http.query import FROM_STATES, MOST, NO_ID, as_id
 from postman.ledger import ALL
-from postman.query import FROM_STATES, MOST, NO_ID, as_id
 from postman.row import State, Verb
 
 PAGE = 200

@@ -14,9 +14,9 @@ from postman.commands.client import Client, Refused, Unreachable
 from postman.commands.options import bind_option, config_option, json_option, show, url_at
 from postman.config import Loaded, Name, load
 from postman.errors import ConfigError, ProviderError
-from postman.keyring import new_key
+from postman.http.keyring import new_key
+from postman.http.listeners import open_listeners
 from postman.kind import ONLY_FAKES, Surroundings
-from postman.listeners import open_listeners
 from postman.provider import LiveCheck
 from postman.registry import ConfiguredProvider
 from postman.secret import hide

@@ -16,8 +16,8 @@ import trio
 
 from postman.commands.client import Client
 from postman.config import load
-from postman.delivery import Called
 from postman.row import EndKind, State
+from postman.sending.delivery import Called
 from postman.service import run
 
 CONFIG = """\

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from postman import clerk, postbox
+from postman import clerk
 from postman.backends import rows
 from postman.flake import Flake
+from postman.sending import postbox
 
 
 def hasten(overdue: float = 4.0) -> None:

@@ -10,15 +10,15 @@ import trio
 
 from postman import logs
 from postman.config import Http
-from postman.endpoint import Office, create_app
 from postman.flake import Flake
+from postman.http.endpoint import Office, create_app
+from postman.http.keyring import Keyring
+from postman.http.listeners import open_listeners
+from postman.http.server import Server
 from postman.intake import Intake
-from postman.keyring import Keyring
 from postman.ledger import Accepted, Ledger
-from postman.listeners import open_listeners
 from postman.mail import Letter
 from postman.queue import Queue
-from postman.server import Server
 
 
 class _Dropper:

@@ -19,8 +19,8 @@ import trio
 
 from postman.config import Http
 from postman.flake import Flake
+from postman.http.parse import parse
 from postman.mail import Id, Letter
-from postman.parse import parse
 from postman.secret import Secret
 from postman.wire import ClientFactory, bearer
 from postman_plugin_sendgrid import payload

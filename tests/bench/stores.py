@@ -21,9 +21,9 @@ import trio
 
 from postman.config import Http, load
 from postman.flake import Flake
+from postman.http.parse import parse
 from postman.ledger import Call, Claim, Ledger
 from postman.mail import Id, Letter
-from postman.parse import parse
 from postman.provider import Phase, Receipt
 from postman.queue import Queue
 from postman.registry import set_up

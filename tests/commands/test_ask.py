@@ -21,17 +21,17 @@ from postman.cli import main
 from postman.commands.ask import PAGE
 from postman.commands.options import url_of
 from postman.config import Http, Key
-from postman.endpoint import create_app
 from postman.errors import ConfigError
 from postman.flake import Flake
+from postman.http.endpoint import create_app
+from postman.http.keyring import Keyring, new_key
+from postman.http.listeners import open_listeners
+from postman.http.query import MOST
+from postman.http.server import Server
 from postman.intake import Intake
-from postman.keyring import Keyring, new_key
 from postman.ledger import Call, Claim
-from postman.listeners import open_listeners
 from postman.mail import Id
-from postman.query import MOST
 from postman.row import End, EndKind, Row, Verb
-from postman.server import Server
 from postman.testing.letters import a_letter
 
 POST = "send --from shop@example.com --to ann@example.org --subject Hello --text Body"

@@ -11,19 +11,19 @@ from trio.testing import MockClock
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
 from postman.breaker import Breaker
-from postman.carrier import Carrier, Terms, blame
 from postman.clerk import Clerk
-from postman.delivery import Delivery
 from postman.errors import ProviderUnavailable
 from postman.guard import Guard
 from postman.mail import Letter
-from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.queue import Note
-from postman.room import Room
 from postman.row import Now, Policy, State
+from postman.sending.carrier import Carrier, Terms, blame
+from postman.sending.delivery import Delivery
+from postman.sending.postbox import Postbox
+from postman.sending.room import Room
+from postman.sending.worker import work
 from postman.testing.letters import a_letter
-from postman.worker import work
 
 HOUR, DAY = 3_600.0, 86_400.0
 JUMPS = [-DAY, -HOUR, -1.0, 1.0, HOUR, DAY]

@@ -12,18 +12,18 @@ import pytest
 import trio
 
 from postman.backends.memory.ledger import MemoryLedger
-from postman.carrier import Carrier
 from postman.config import Loaded, load
 from postman.errors import ConfigError
 from postman.fleet import Fleet
-from postman.keyring import Keyring
+from postman.http.keyring import Keyring
 from postman.kind import Kind, ProviderSettings, Surroundings
 from postman.mail import Letter
-from postman.postbox import Postbox
 from postman.provider import Attempt, Receipt
 from postman.registry import Configured, ConfiguredProvider, Setup, decode_settings
 from postman.reload import Reloader
 from postman.secret import Secret
+from postman.sending.carrier import Carrier
+from postman.sending.postbox import Postbox
 from postman.wire import ClientFactory
 
 NOTHING = msgspec.defstruct("Nothing", [], frozen=True)

@@ -13,7 +13,7 @@ import httpx2 as httpx
 import pytest
 import trio
 
-from postman.keyring import new_key
+from postman.http.keyring import new_key
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer, open_fault_server
 

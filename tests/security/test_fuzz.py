@@ -23,13 +23,13 @@ from postman.backends.sqlite.ledger import open_both
 from postman.clerk import Clerk
 from postman.config import Http, load
 from postman.errors import ConfigError, DamagedRow, OutcomeUnknown, ProviderError, StoreError
+from postman.http.parse import parse
+from postman.http.reader import Invalid
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Filter, LedgerSettings
 from postman.mail import Id, Letter
-from postman.parse import parse
 from postman.provider import Attempt, Receipt
 from postman.queue import Note, QueueSettings
-from postman.reader import Invalid
 from postman.registry import set_up
 from postman.row import State
 from postman.testing import acts

@@ -25,9 +25,9 @@ from postman.errors import StoreRefused, TooLate
 from postman.ledger import Call, Claim, Unclaimable
 from postman.provider import Attempt, Phase
 from postman.row import End, EndKind, Policy
+from postman.sending.wall import end_of
 from postman.testing.letters import a_letter
 from postman.testing.standing_clock import StandingClock
-from postman.wall import end_of
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],

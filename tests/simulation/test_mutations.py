@@ -11,15 +11,15 @@ import trio
 
 from postman.backends import rows
 from postman.clerk import Clerk
-from postman.delivery import ELSEWHERE, Delivery
 from postman.errors import StoreUnavailable
 from postman.guard import Hold
 from postman.intake import Intake
 from postman.ledger import Accepted, Call, Claim, Ended, Overdue, Unclaimable
 from postman.mail import Id, Letter
 from postman.movable import Stored, UsedKey
-from postman.postbox import Turn
 from postman.row import End, EndKind, Now, Row, State, Verb
+from postman.sending.delivery import ELSEWHERE, Delivery
+from postman.sending.postbox import Turn
 from postman.testing.simulation import Parts, SimulatedLedger, simulate
 
 SEEDS = 50

@@ -10,23 +10,23 @@ from dataclasses import dataclass
 import trio
 
 from postman.breaker import Breaker
-from postman.carrier import Carrier, Terms, blame
 from postman.clerk import Clerk
-from postman.delivery import Delivery
 from postman.errors import StoreError, StoreUnavailable
 from postman.flake import Flake
 from postman.guard import Guard
 from postman.intake import Intake
 from postman.ledger import Accepted
 from postman.mail import Mail
-from postman.postbox import Postbox
 from postman.queue import Queue
-from postman.room import Room
+from postman.sending.carrier import Carrier, Terms, blame
+from postman.sending.delivery import Delivery
+from postman.sending.postbox import Postbox
+from postman.sending.room import Room
+from postman.sending.worker import work
 from postman.testing.simulation.dice import Dice
 from postman.testing.simulation.stores import Network, ShakyLedger, ShakyQueue, SimulatedLedger, wall
 from postman.testing.simulation.truth import Truth
 from postman.testing.simulation.vendor import Plug, Vendor
-from postman.worker import work
 
 LOOK = 10.0
 """Seconds between two looks at whom a person paused."""

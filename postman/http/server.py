@@ -1,0 +1,131 @@
+"""The way in by HTTP/1.1: listeners, the connections they accept, and how many.
+
+Hypercorn translates HTTP to ASGI, quart-trio answers; `conversation.py` and `framing.py` repair and bound both. This
+is written against hypercorn 0.18, quart-trio 0.13 and h11 0.16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+import msgspec
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.logging import Logger
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+
+from postman.config import Http
+from postman.host import http_url
+from postman.http.conversation import Conversation
+from postman.http.framing import Load
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_log = structlog.get_logger()
+
+
+class ServerStatistics(msgspec.Struct, frozen=True):
+    """Counts since start, but for the first.
+
+    Attributes:
+        connections: open now.
+        served: requests given to the application.
+        refused: connections closed at once because `http.max-connections` were open.
+        cut: connections closed because the client was too slow, or because they hung beyond the grace at the end.
+    """
+
+    connections: int
+    served: int
+    refused: int
+    cut: int
+
+
+class Server:
+    """Serves one ASGI application over HTTP/1.1.
+
+    A handler that has its whole request runs to its end even when the client leaves. The application's lifespan is not
+    run: whoever makes the application has opened what it needs.
+
+    Args:
+        listeners: from `postman.http.listeners`; `serve` closes them.
+        http: the limits.
+
+    Attributes:
+        url: where the first listener is.
+    """
+
+    def __init__(self, listeners: list[trio.SocketListener], http: Http) -> None:
+        host, port, *_ = listeners[0].socket.getsockname()
+        self.url = http_url(host, port)
+        self._listeners = listeners
+        self._http = http
+        self._load = Load(http.max_bodies)
+        self._config = Config()
+        self._config.include_server_header = False
+        self._config.errorlog = None
+        self._config.logger_class = _Log
+        self._context = WorkerContext(None)
+        self._connections: set[Conversation] = set()
+        self._closing = trio.Event()
+        self._grace = 0.0
+        self._served = self._refused = self._cut = 0
+
+    async def serve(self, app: ASGIFramework, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until `close`, or until cancelled, which cuts everything at once.
+
+        No error of a client, of a connection or of the application leaves it.
+        """
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                # Without a free descriptor trio logs it and waits 0.1 s before it accepts again.
+                accept = partial(trio.serve_listeners, handler_nursery=connections)
+                accepting.start_soon(accept, partial(self._welcome, app), self._listeners)
+                task_status.started()
+                await self._closing.wait()
+                self._config.keep_alive_max_requests = 0  # from now on answers say `Connection: close`
+                await self._context.terminated.set()
+                accepting.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + self._grace
+            for connection in self._connections:
+                connection.release()
+
+    def close(self, grace: float) -> None:
+        """Take no new connections, answer the requests in hand, close the others, and let `serve` return.
+
+        Args:
+            grace: seconds after which a connection that still has a request in hand is cut.
+        """
+        self._grace = grace
+        self._closing.set()
+
+    def statistics(self) -> ServerStatistics:
+        """What there is and was."""
+        served = self._served + sum(connection.served for connection in self._connections)
+        cut = self._cut + sum(connection.cut for connection in self._connections)
+        return ServerStatistics(len(self._connections), served, self._refused, cut)
+
+    async def _welcome(self, app: ASGIFramework, stream: trio.SocketStream) -> None:
+        if len(self._connections) >= self._http.max_connections:
+            self._refused += 1
+            with contextlib.suppress(trio.BrokenResourceError):
+                await stream.send_all(_BUSY)
+            return
+        connection = Conversation(stream, app, self._http, self._load, self._config, self._context)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.remove(connection)
+            self._served += connection.served
+            self._cut += connection.cut
+
+
+class _Log(Logger):
+    """Hypercorn's log: what the application raised, in our log; no line for each request."""
+
+    async def exception(self, message: str, *_args: object, **_kwargs: object) -> None:
+        """Log the exception that is being handled."""
+        _log.exception(message)
