@@ -261,7 +261,7 @@ class Ledger(Protocol):
         ...
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
-        """Rows, newest first, beginning behind `after`."""
+        """Rows, newest first, beginning behind `after`; fewer than `limit`: there are no more."""
         ...
 
     async def overdue(self, limit: int) -> Overdue:

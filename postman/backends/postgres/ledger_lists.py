@@ -70,7 +70,19 @@ class PostgresLists:
         return None if found is None else rows.read(id, found[0])
 
     def find(self, filter: Filter, after: Id | None, limit: int, connection: Connection) -> Sequence[Row]:
-        """See `Ledger.find`."""
+        """See `Ledger.find`. Who cannot be read makes no page shorter: that would be taken for the last one."""
+        found: list[Row] = []
+        while len(found) < limit:
+            page = self._page(filter, after, limit, connection)
+            found += _decoded(page)
+            if len(page) < limit:
+                break
+            after = id_of(page[-1][0])
+        return tuple(found[:limit])
+
+    def _page(
+        self, filter: Filter, after: Id | None, limit: int, connection: Connection
+    ) -> Sequence[tuple[int, bytes]]:
         hashes = [number_of(hash_of(label)) for label in rows.labels_of(filter)]
         state = None if filter.state is None else NUMBERS[filter.state]
         asked: dict[str, object] = {"client": filter.client, "state": state, "since": filter.since, "limit": limit}
@@ -91,7 +103,7 @@ class PostgresLists:
             way = _OF_CLIENT
         else:
             way = _NEWEST if state is None else _OF_STATE
-        return _decoded(connection.execute(way.format(narrow).encode(), asked, binary=True))
+        return connection.execute(way.format(narrow).encode(), asked, binary=True).fetchall()
 
     def overdue(self, limit: int, connection: Connection) -> Overdue:
         """See `Ledger.overdue`."""

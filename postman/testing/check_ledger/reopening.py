@@ -49,6 +49,7 @@ async def an_id_stays_taken_after_reopening(open_ledger: OpenLedger) -> None:
 async def what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on(open_ledger: OpenLedger) -> None:
     clock = StandingClock()
     async with open_scene(open_ledger, clock=clock) as scene:
+        older = await scene.queued()
         newer, ours = await scene.queued(on_doubt="ask"), await scene.queued()  # a policy that nobody knows yet
         statistics = await scene.ledger.statistics()
     async with open_scene(open_ledger, clock=clock) as scene:
@@ -60,9 +61,10 @@ async def what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on(open_led
             with expect(NewerRow):
                 await refused()
         assert set(await scene.ledger.act([newer, ours], Verb.PUT, "clerk")) == {ours}
-        assert [row.id for row in await scene.ledger.find(Filter(), None, 10)] == [ours]
+        for limit in (2, 10):
+            assert [row.id for row in await scene.ledger.find(Filter(), None, limit)] == [ours, older]
         clock.advance(scene.ledger.policy.give_up_after)
-        assert [row.id for row in (await scene.ledger.overdue(10)).aged] == [ours]
+        assert {row.id for row in (await scene.ledger.overdue(10)).aged} == {ours, older}
         assert (await scene.ledger.statistics()).states == statistics.states
         with expect(IdTaken):
             await scene.accept(scene.letter(id=newer))
