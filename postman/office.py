@@ -106,8 +106,8 @@ class Office:
         found, ledger_error = await self._asked(self._look_at_ledger)
         queue, queue_error = None, ""
         if found is not None:
+            self._postbox.pause(frozenset(pause.provider for pause in found[1]))  # at once: it may change as we wait
             queue, queue_error = await self._asked(self._queue.statistics)
-            self._postbox.pause(frozenset(pause.provider for pause in found[1]))
             waits = queue is not None and status.waits(found[0], queue, time.time())
             write = partial(self._write_to_ledger, waits=waits, at_once=bool(doubt or queue_error))
             _, ledger_error = await self._asked(write)
