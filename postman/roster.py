@@ -78,6 +78,7 @@ class Roster:
         self._round_at = clock()
         self._before = [0] * workers
         self._rounds: deque[tuple[list[int], float]] = deque(maxlen=ROUNDS)
+        self._waits = False
         self.me = Instance(
             id=secrets.token_hex(8), name=socket.gethostname(), pid=os.getpid(), only=only, workers=workers
         )
@@ -93,6 +94,7 @@ class Roster:
         Raises:
             StoreError: the ledger does not answer.
         """
+        self._waits = waits
         if self.me.left:
             return
         seconds = self._clock() - self._round_at
@@ -122,18 +124,20 @@ class Roster:
 
     def sentences(self) -> Iterator[str]:
         """Who delivers much less than the others, and what it does."""
-        if self.instances and not any(instance.workers for instance in self.instances):
-            yield (
-                "Mail is taken and nobody delivers it: all instances on this ledger run with --only http. Start one"
-                " with --only workers."
-            )
         now = max((instance.at for instance in self.instances), default=0.0)
         heard = [instance for instance in self.instances if now - instance.at <= SILENT]
+        # While none waits, all may be well: functions in AWS Lambda deliver, and are not on the roster.
+        if self._waits and heard and not any(instance.workers for instance in heard):
+            yield (
+                "Mail waits and nobody delivers it: all instances on this ledger that are heard of run with --only"
+                " http. Start one with --only workers; if AWS Lambda delivers, see the logs of its functions."
+            )
         for instance in self.instances:
             if instance not in heard:
                 yield (
-                    f"Instance {_name(instance)} has said nothing for {now - instance.at:.0f} s: it hangs, or was"
-                    " killed. What it was sending is in doubt when its leases are over; the rest goes on elsewhere."
+                    f"Instance {_name(instance)} has said nothing for {now - instance.at:.0f} s: it hangs, was killed,"
+                    " or does not reach the ledger; its log may say why. What it was sending is in doubt when its"
+                    " leases are over; the rest is left to the others."
                 )
         for share, expected in lagging([_share(instance) for instance in heard]):
             yield (

@@ -94,7 +94,7 @@ def sentences(facts: Facts) -> Iterator[str]:
     if facts.ledger_error:
         yield f"The ledger does not answer, so nothing is accepted and nothing is sent: {facts.ledger_error}"
     elif facts.queue_error:
-        yield f"The queue does not work, so nothing is sent; mail is accepted and kept: {facts.queue_error}"
+        yield f"The queue does not work, so mail is accepted and kept, and waits until it does: {facts.queue_error}"
     yield from facts.troubles
     yield from _about_providers(facts)
     if facts.ledger:
@@ -104,9 +104,9 @@ def sentences(facts: Facts) -> Iterator[str]:
         yield from facts.queue.troubles
     if facts.queue and facts.queue.buried:
         yield (
-            f"{facts.queue.buried} notes on the queue could not be read or named no mail; no mail is lost by that. They"
-            " were put aside with the reason, in the table `buried` (Redis: the list `...queue:buried`; SQS: the queue"
-            " `...-dead`, or the log): delete them when you have looked."
+            f"{facts.queue.buried} notes on the queue were put aside: each could not be read, or named a mail that is"
+            " not in the ledger, or is damaged there. They are with the reason in the table `buried` (Redis: the list"
+            " `...queue:buried`; SQS: the queue `...-dead`, or the log): delete them when you have looked."
         )
 
 

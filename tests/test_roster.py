@@ -122,7 +122,7 @@ async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_sto
     assert (len(me.instances), list(me.sentences())) == (2, [])
     await rounds(me, hands, 0, count=1)
     (sentence,) = me.sentences()
-    assert "has said nothing for 75 s: it hangs, or was killed" in sentence
+    assert "has said nothing for 75 s: it hangs, was killed, or does not reach the ledger" in sentence
     await other.leave()
     await other.look(waits=False)
     await rounds(me, hands, 0, count=1)
@@ -132,6 +132,22 @@ async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_sto
 async def test_that_nobody_delivers_is_told(autojump_clock: MockClock) -> None:
     roster = Roster(MemoryLedger(), Hands(0), workers=0, only="http")  # type: ignore[arg-type]  # as much as it asks for
     assert list(roster.sentences()) == [], "nothing is known yet"
+    await roster.look(waits=False)
+    assert list(roster.sentences()) == [], "functions may deliver it, which are not on the roster"
     await roster.look(waits=True)
     (sentence,) = roster.sentences()
     assert "--only workers" in sentence
+
+
+async def test_who_is_not_heard_of_does_not_count_as_one_who_delivers(autojump_clock: MockClock) -> None:
+    silent = Instance(id="b", name="web-2", pid=17, workers=2, at=-100.0)
+
+    class Shared(MemoryLedger):
+        async def enrol(self, instance: Instance) -> list[Instance]:
+            return [instance, silent]
+
+    roster = Roster(Shared(), Hands(0), workers=0, only="http")  # type: ignore[arg-type]  # as much as it asks for
+    await roster.look(waits=True)
+    nobody, gone = roster.sentences()
+    assert "nobody delivers it" in nobody
+    assert "Instance web-2 (pid 17) has said nothing for 100 s" in gone

@@ -79,7 +79,7 @@ def test_a_service_without_troubles_is_well() -> None:
         ({"ledger": LedgerStatistics({State.HELD: 2})}, ["2 mails are held"]),
         ({"ledger": LedgerStatistics({}, oldest_due=400.0)}, ["waiting for 10 min", "`postman mail --state queued`"]),
         ({"ledger": LedgerStatistics({}, troubles=("The store has forgotten.",))}, ["The store has forgotten."]),
-        ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes", "`buried`", "delete them"]),
+        ({"queue": QueueStatistics((0, 0, 0), 0, 0, 3)}, ["3 notes", "is damaged there", "`buried`", "delete them"]),
         ({"queue": QueueStatistics((0, 0, 0), 0, 0, 0, ("The queue b is down",))}, ["The queue b is down"]),
         ({"troubles": ["The reload failed: x."]}, ["The reload failed"]),
         (

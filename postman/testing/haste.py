@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from postman import clerk
+from postman import clerk, status
 from postman.backends import rows
 from postman.flake import Flake
 from postman.sending import postbox
@@ -22,6 +22,11 @@ def hasten(overdue: float = 4.0) -> None:
     clerk.PERIOD = 1.0
     rows.OVERDUE = overdue
     os.environ |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+
+def lose_patience() -> None:
+    """Count mail that is due as mail that waits."""
+    status.WAITS = 0.0
 
 
 def stop_minting_clock() -> None:

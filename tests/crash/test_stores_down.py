@@ -71,7 +71,7 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
             ready, live = [await unlucky._http.get(f"{one.url}/health/{what}") for what in ("ready", "live")]
             assert (ready.status_code, live.status_code) == (503, 200)
 
-            await lucky.wait_told("The queue does not work, so nothing is sent; mail is accepted and kept:")
+            await lucky.wait_told("The queue does not work, so mail is accepted and kept, and waits until it does:")
             (waiting,) = await lucky.post("meanwhile", [MAIL])
             released = await lucky._http.post(f"{other.url}/mail/{doubtful}/release")
             assert (released.status_code, released.json()["state"]) == (200, "queued")
