@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from postman.allowance import Allowances
-from postman.errors import IdTaken, StoreFull, StoreUnavailable
+from postman.errors import IdTaken, StoreFull, StoreRefused, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.flake import Flake
 from postman.ledger import Accepted, Ledger
@@ -53,7 +53,7 @@ class Intake:
         wall: seconds since 1970.
 
     Attributes:
-        failing: the ledger did not answer to the last mails.
+        failing: the ledger did not take the last mails, for want of something else than room.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Intake:
         with trio.CancelScope(shield=True):
             try:
                 letters, accepted = await self._commit(mails, client, key, fingerprint)
-            except StoreUnavailable:
+            except (StoreUnavailable, StoreRefused):
                 self.failing = True
                 raise
             failpoint("A4")
@@ -183,8 +183,9 @@ class Intake:
                     failpoint("A5")
             self._unnoted = ""
         except Exception as error:  # noqa: BLE001  # the letters are promised, whatever a queue raises
+            if not self._unnoted:  # else each request would say so
+                _log.warning("the queue takes no notes; the clerk will put them", error=repr(error))
             self._unnoted, self._unnoted_at = str(error) or f"no answer within {PUT_TIMEOUT:g} s", self._wall()
-            _log.warning("notes were not put; the clerk will", mails=len(letters), error=repr(error))
 
     def _notes(self, letters: Sequence[Letter]) -> dict[float, list[Note]]:
         """Notes by their delay in seconds; letters due later than a queue can wait get none yet."""

@@ -143,6 +143,14 @@ async def test_why_notes_were_not_put_is_told_until_others_are_or_none_come(desk
     assert intake.unnoted == ""
 
 
+async def test_a_queue_that_takes_no_notes_is_one_line_in_the_log_however_many_mails_come(desk: Desk) -> None:
+    with capture_logs() as log:
+        for error in (StoreUnavailable("down"), StoreUnavailable("down"), None, StoreUnavailable("down again")):
+            desk.queue.error = error
+            await desk.accept()
+    assert [line["error"] for line in log] == ["StoreUnavailable('down')", "StoreUnavailable('down again')"]
+
+
 async def test_a_queue_that_hangs_keeps_the_client_waiting_for_seconds_only(
     desk: Desk, autojump_clock: MockClock
 ) -> None:
