@@ -27,6 +27,7 @@ PAGE = 200
 UNKNOWN = "unknown"
 """In place of the state of a mail that is not there."""
 
+_NOT_THERE = "there is no such mail, or what is stored of it cannot be read"
 _SPAN = re.compile(r"(\d+)([smhd])")
 _STANDING = {"closed": "works", "open": "fails", "half-open": "is tried"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -38,7 +39,9 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def status(client: Client, *, check: bool, as_json: bool) -> int:
     """Say whether the service is well and, if not, why and what to do."""
     document = client.ask("GET", "/status")
-    lines = ["well" if document["well"] else "not well", *(f"  {sentence}" for sentence in document["because"])]
+    well = "well" if document["well"] else "not well"
+    lines = [well if document["durable"] else f"{well}, not durable"]
+    lines += [f"  {sentence}" for sentence in document["because"]]
     lines += [f"{state:<12}{number:>10}" for state, number in (document["mails"] or {}).items() if number]
     if queue := document.get("queue"):
         ready = sum(queue["ready"])
@@ -90,8 +93,10 @@ def send(
     key = idempotency_key or str(uuid.uuid4())
     try:
         document = client.ask("POST", "/mail", body=body, idempotency_key=key)
-    except Unreachable as error:
-        raise Unreachable(f"{error}\nSend it again with --idempotency-key {key}; it will not be sent twice.") from error
+    except (Unreachable, Refused) as error:
+        if not isinstance(error, Refused) or error.status >= 500:  # another try may do, and this one may have done
+            error.args = (f"{error}\nSend it again with --idempotency-key {key}; it will not be sent twice.",)
+        raise
     show(document, document["tracking-ids"], as_json=as_json)
     return 0
 
@@ -130,13 +135,13 @@ def _moment(_context: click.Context, _option: click.Parameter, text: str | None)
     """`90m` or `2d` ago, or a time as RFC 3339."""
     if text is None:
         return None
-    if span := _SPAN.fullmatch(text):
-        return (datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat(timespec="seconds")
     try:
+        if span := _SPAN.fullmatch(text):
+            return (datetime.now(UTC) - timedelta(**{_UNITS[span[2]]: int(span[1])})).isoformat(timespec="seconds")
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.astimezone()).isoformat()
+    except (ValueError, OverflowError):
         raise click.BadParameter("neither a span, such as 90m, 12h or 2d, nor a time, such as 2026-01-31") from None
-    return (moment if moment.tzinfo else moment.astimezone()).isoformat()
 
 
 def _checked_id[T: (str | None, tuple[str, ...])](_context: click.Context, _argument: click.Parameter, given: T) -> T:
@@ -266,7 +271,7 @@ def _selections(ids: Sequence[str], chosen: dict[str, str | None]) -> Iterator[d
 def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json: bool) -> int:
     lines = [f"{id}  {verb}: done" for id in done]
     for id, state in refused.items():
-        lines.append(f"{id}  {verb}: not done, {'there is no such mail' if state == UNKNOWN else f'it is {state}'}")
+        lines.append(f"{id}  {verb}: not done, {_NOT_THERE if state == UNKNOWN else f'it is {state}'}")
     show({"done": done, "refused": refused}, lines or ["no mail fits"], as_json=as_json)
     return 1 if refused else 0
 

@@ -15,10 +15,12 @@ from postman.commands.client import Client
 from postman.config import load
 from postman.host import http_url, split_port
 
+USUAL = Path("postman.toml")
+
 config_option = click.option(
     "--config",
     envvar="POSTMAN_CONFIG",
-    default="postman.toml",
+    default=USUAL,
     show_default=True,
     type=click.Path(path_type=Path),
     help="The configuration.",
@@ -42,8 +44,12 @@ def asks_service(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def url_of(config: Path) -> str:
-    """Where the service of this postman.toml listens, seen from this machine."""
-    if not os.path.exists(config):  # noqa: PTH110  # Path.exists raises for a name that is too long
+    """Where the service of this postman.toml listens, seen from this machine.
+
+    Raises:
+        ConfigError: the file was named and is not there, or there is a mistake in it.
+    """
+    if config == USUAL and not config.exists():
         return "http://127.0.0.1:8901"
     return url_at(load(config, bind=os.environ.get("POSTMAN_BIND")).config.http.bind)
 

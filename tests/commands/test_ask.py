@@ -42,6 +42,8 @@ class Office:
     """An office that does as it is told."""
 
     well: bool = True
+    durable: bool = True
+    reason: str | None = None
     broken: str = ""
     asked: list[tuple[str, str]] = field(default_factory=list)
 
@@ -53,13 +55,14 @@ class Office:
         return {
             "well": self.well,
             "because": because,
+            "durable": self.durable,
             "mails": {"sent": 3, "held": 0},
             "queue": queue,
             "providers": [lamda],
         }
 
     def unready(self) -> str | None:
-        return None
+        return self.reason
 
     async def pause(self, provider: str, who: str) -> bool | None:
         changed = (provider, who) not in self.asked
@@ -92,7 +95,7 @@ class Said:
 
 
 class House:
-    """A way in that listens, and a person at its counter."""
+    """A way in that listens, and a person at the command line."""
 
     def __init__(self, url: str, ledger: MemoryLedger, office: Office, capsys: pytest.CaptureFixture[str]) -> None:
         self.url = url
@@ -216,6 +219,8 @@ async def test_the_same_idempotency_key_gives_the_same_id(house: House) -> None:
         "replay --all",
         "cancel",
         "mail --since yesterday",
+        "mail --since 999999999d",
+        "mail --since 9999999999999999999s",
         "mail --state lost",
         "mail --limit 0",
     ],
@@ -307,10 +312,10 @@ async def test_status_tells_why_and_only_check_makes_it_an_exit_code(house: Hous
     assert said.code == 0
     assert "queue: 5 ready, 2 delayed, 3 in hand\n" in said.out
     assert said.out.splitlines()[-1].split() == ["lamda", "fails", "3", "accepted,", "7", "not,", "1", "unknown", "503"]
-    house.office.well = False
+    house.office.well = house.office.durable = False
     said = await house.say("status")
     assert said.code == 0
-    assert said.out.startswith("not well\n  Provider lamda is paused")
+    assert said.out.startswith("not well, not durable\n  Provider lamda is paused")
     assert said.out.splitlines()[-1].split()[:2] == ["lamda", "paused"]
     said = await house.say("status --check --json")
     assert (said.code, said.document["well"]) == (1, False)
@@ -394,6 +399,15 @@ def test_a_mail_whose_fate_is_not_known_can_be_sent_again_with_its_key(capsys: p
     assert "Send it again with --idempotency-key once" in capsys.readouterr().err
 
 
+async def test_a_mail_that_is_not_taken_now_can_be_sent_again_with_its_key_and_a_wrong_one_not(house: House) -> None:
+    house.office.reason = "the store does not answer"
+    said = await house.say(POST, "--idempotency-key", "once")
+    assert (said.code, "Send it again with --idempotency-key once" in said.err) == (1, True)
+    house.office.reason = None
+    said = await house.say(POST, "--idempotency-key", "two words")
+    assert (said.code, "Send it again" in said.err) == (1, False)
+
+
 async def test_an_address_at_which_a_service_is_already_is_no_mistake_of_the_configuration(
     house: House, tmp_path: Path
 ) -> None:
@@ -421,7 +435,15 @@ def test_the_address_of_the_service_is_in_postman_toml(tmp_path: Path, bind: str
     config.write_text(f'[http]\nbind = "{bind}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
     config.chmod(0o600)
     assert url_of(config) == url
-    assert url_of(tmp_path / "nothing") == "http://127.0.0.1:8901"
+
+
+def test_without_postman_toml_the_usual_address_is_asked_but_not_in_place_of_a_file_that_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert url_of(Path("postman.toml")) == "http://127.0.0.1:8901"
+    assert main(["replay", "--all", "--state", "failed", "--config", "prod.tml"]) == 2
+    assert "prod.tml does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("bind", "url"), [("0.0.0.0:1", "http://127.0.0.1:1"), ("[::]:1", "http://[::1]:1")])
