@@ -72,7 +72,7 @@ def rfc3339(wall: float) -> str:
 
 def _queued(row: Row, now: float) -> str:
     if row.due <= now:
-        when = "Waits for a provider that can be asked now"
+        when = "Waits for its turn at a provider that can be asked"
     elif row.tries:
         when = f"Is tried again at {rfc3339(row.due)}"
     else:

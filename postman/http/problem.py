@@ -75,11 +75,14 @@ def problem_of(error: Exception) -> Problem:  # noqa: C901, PLR0911  # one line 
             return not_now("There is no room for more mail. Nothing was accepted.", FULL_RETRY)
         case StoreUnavailable(may_have_happened=True):
             _log.error("the store did not answer", error=str(error))
-            return not_now("It is not known whether this was done. Repeat it with the same Idempotency-Key.")
+            return not_now("It is not known whether this was done. Repeat it, a POST with the same Idempotency-Key.")
         case NewerRow():
             return not_now("A newer Postman wrote this mail; this one, which is older, leaves it alone.")
         case DamagedRow():
-            detail = "What is stored of this mail is damaged, so nobody can tell what became of it; its provider may."
+            detail = (
+                "What is stored of this mail is damaged, so nothing can be told of it, or done with it. Ask the"
+                " recipient, or look at the providers, before it is posted anew."
+            )
             return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
         case StoreError():
             _log.error("the store did not answer", error=str(error))

@@ -75,13 +75,13 @@ def test_recipients_that_a_provider_refused_are_named() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({}, "Waits for a provider"),
+        ({}, "Waits for its turn"),
         ({"due": NOW + 60}, "not due before 2027-01-15T08:01:00.000Z"),
         (
             {"due": NOW + 60, "tries": 1, "history": FAILED_ONCE},
             "tried again at .* because the last try ended so: no answer",
         ),
-        ({"tries": 1, "history": FAILED_ONCE}, "Waits for a provider .* no answer"),
+        ({"tries": 1, "history": FAILED_ONCE}, "Waits for its turn .* no answer"),
         ({}, "`postman cancel 0x587e6d1522401000`"),
         ({"state": State.SENDING, "provider": "lamda"}, "lamda is being asked now"),
         ({"state": State.IN_DOUBT, "provider": "lamda"}, "lamda may have taken it, .* held for a person"),
