@@ -2,7 +2,7 @@
 
 These are plain values. How they are read from untrusted bytes, and every rule they obey, is in `postman.http.parse`;
 whoever holds a `Mail` may rely on it: addresses are ASCII with A-label domains and unique within their field order,
-no text holds control characters outside bodies, every bound of design section 6 holds.
+no text holds control characters outside bodies, and every bound that stands there holds.
 """
 
 from __future__ import annotations
