@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import MemoryQueue, memory_queue
-from postman.errors import IdTaken, KeyReused, StoreFull, StoreUnavailable
+from postman.errors import IdTaken, KeyReused, StoreFull, StoreRefused, StoreUnavailable
 from postman.flake import Flake
 from postman.intake import FULL_FOR, MINTINGS, PUT_TIMEOUT, UNNOTED_FOR, Intake, size_of
 from postman.ledger import Accepted, Filter
@@ -257,6 +257,18 @@ async def test_what_was_not_accepted_is_not_noted(desk: Desk, error: Exception) 
     with pytest.raises(type(error)):
         await desk.accept()
     assert desk.queue.puts == []
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("no answer"), StoreRefused("read-only")])
+async def test_a_ledger_that_does_not_take_a_mail_is_failing_until_it_takes_one(
+    desk: Desk, error: StoreUnavailable | StoreRefused
+) -> None:
+    desk.ledger.before = [error]
+    with pytest.raises(type(error)):
+        await desk.accept()
+    assert desk.intake.failing
+    await desk.accept()
+    assert not desk.intake.failing
 
 
 async def test_a_refusal_for_want_of_room_is_told_until_mail_is_taken_again_or_none_comes(desk: Desk) -> None:
