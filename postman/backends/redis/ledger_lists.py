@@ -75,7 +75,7 @@ class RedisLists:
         found: list[Row] = []
         while len(found) < limit:
             ids = await self._page(names or [shelf.index_of_state(state) for state in State], filter.since, after)
-            if not ids:
+            if not ids or ids[-1] == after:  # what is no id of ours is not passed, since its bytes are not known here
                 break
             after = ids[-1]
             read, _ = await self.fetch(ids)

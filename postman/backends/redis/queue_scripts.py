@@ -118,10 +118,11 @@ RELEASE: Final = Script(
     + _LEASES
     + """
 -- ARGV: now, the lease, milliseconds of delay; without one the note comes to its old place.
-if redis.call('ZREM', KEYS[4], ARGV[2]) == 0 then return 0 end
+if not redis.call('ZSCORE', KEYS[4], ARGV[2]) then return 0 end
 local lane, due, entry = parts(ARGV[2])
 if ARGV[3] ~= '0' then due = clock(ARGV[1]) + ARGV[3] end
-redis.call('ZADD', KEYS[lane + 1], due, entry)
+redis.call('ZADD', KEYS[lane + 1], due, entry)  -- this may fail, what follows cannot
+redis.call('ZREM', KEYS[4], ARGV[2])
 tell()
 return 1
 """
@@ -131,9 +132,9 @@ BURY: Final = Script(
     CONSUMES
     + """
 -- ARGV: the lease, when and why.
-if redis.call('ZREM', KEYS[4], ARGV[1]) == 0 then return 0 end
-redis.call('RPUSH', KEYS[6], ARGV[2] .. ': ' .. ARGV[1])
-return 1
+if not redis.call('ZSCORE', KEYS[4], ARGV[1]) then return 0 end
+redis.call('RPUSH', KEYS[6], ARGV[2] .. ': ' .. ARGV[1])  -- this may fail, what follows cannot
+return redis.call('ZREM', KEYS[4], ARGV[1])
 """
 )
 

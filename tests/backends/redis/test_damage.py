@@ -240,3 +240,27 @@ async def test_a_command_that_cannot_be_sent_is_its_callers_mistake_and_breaks_n
         await client.ask(("ECHO", None))
     with trio.fail_after(5):
         assert await client.ask(("ECHO", "x")) == [b"x"]
+
+
+async def test_what_is_no_id_in_an_index_does_not_keep_a_list_from_its_end(place: Place) -> None:
+    place.server.ask("ZADD", place.key("state:held"), 0, b"\x80")
+    with trio.fail_after(5):
+        assert await place.ledger.find(Filter(state=State.HELD), None, 10) == []
+
+
+async def test_a_note_is_kept_when_its_copy_or_its_old_place_cannot_be_written(
+    redis: Address, redis_process: RedisServer
+) -> None:
+    async with redis_queue(redis, 60.0) as queue:
+        await queue.put([Note(Id("0x01"))])
+        lease = await queue.take()
+        for key, end in (
+            (queue.keys[5], partial(queue.bury, lease, "no row")),
+            (queue.keys[1], partial(queue.release, lease)),
+        ):
+            redis_process.ask("SET", key, "x")
+            with pytest.raises(StoreRefused, match="somebody else wrote"):
+                await end()
+            redis_process.ask("DEL", key)
+        assert (await queue.statistics()).leased == 1
+        await queue.ack(lease)
