@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 import trio
 
-from postman.errors import ConfigError, StoreError, StoreUnavailable, leaf
+from postman.errors import ConfigError, LeaseLost, StoreError, StoreUnavailable, leaf
 from postman.queue import Lease, Note, Queue, QueueStatistics
 from postman.takers import Takers
 
@@ -168,7 +168,7 @@ class ShardedQueue:
                 shard.fall(error)
                 self._tell_if_all_are_down()
             else:
-                self._hand(Lease(lease.note, (shard, lease)))
+                self._hand(Lease(lease.note, (shard, queue, lease)))
             finally:
                 shard.asking.pop(scope, None)
 
@@ -215,11 +215,14 @@ class _Shard:
                 async with self._opening() as self.queue:
                     self._rise()
                     told(None)
+                    told = _once_is_enough
                     came_up()
                     await self._look_after(self.queue, came_up)
             except Exception as error:  # noqa: BLE001  # whatever it is, it costs this queue alone
                 failure = leaf(error)
                 self.fall(failure)
+                self.queue = None
+                self.ask_for_no_more_than(0)  # who waits at what was closed would wait for ever
                 told(failure)
             told = _once_is_enough
             await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many instances
@@ -277,9 +280,11 @@ def _once_is_enough(_: object) -> None:
 
 @contextmanager
 def _leased(lease: Lease) -> Iterator[tuple[Queue, Lease]]:
-    shard, held = lease.handle
+    shard, queue, held = lease.handle
+    if queue is not shard.queue:
+        raise LeaseLost("the queue of this note was closed meanwhile")  # a new one may give the same handle to another
     with shard.watched():
-        yield shard.queue, held
+        yield queue, held
 
 
 @asynccontextmanager

@@ -341,6 +341,45 @@ async def test_one_that_fails_within_a_nursery_of_its_own_is_opened_again(autoju
             assert (await queue.take()).note == notes(1)[0]
 
 
+async def test_one_that_ended_by_itself_is_opened_again_and_asked_for_those_who_waited(
+    autojump_clock: MockClock,
+) -> None:
+    ends, opened = trio.Event(), 0
+
+    async def end() -> None:
+        await ends.wait()
+        raise ZeroDivisionError("a bug")
+
+    @asynccontextmanager
+    async def mortal() -> AsyncGenerator[Queue]:
+        nonlocal opened
+        opened += 1
+        async with trio.open_nursery() as nursery, memory_queue(VISIBILITY_TIMEOUT) as queue:
+            await queue.put(notes(2, first=10 * opened))
+            if opened == 1:
+                nursery.start_soon(end)
+            yield queue
+
+    async with open_shards([("a", partial(memory_queue, 60.0)), ("b", mortal)]) as queue:
+        old = [await queue.take() for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            new: list[Lease] = []
+
+            async def take() -> None:
+                new.append(await queue.take())
+
+            nursery.start_soon(take)
+            nursery.start_soon(take)
+            await trio.testing.wait_all_tasks_blocked()
+            ends.set()
+            nursery.cancel_scope.deadline = trio.current_time() + 2 * PAUSES[1]
+        assert {lease.note for lease in new} == set(notes(2, first=20))
+        for lease in old:  # their handles are those of the new ones
+            with pytest.raises(LeaseLost):
+                await queue.ack(lease)
+        assert (await queue.statistics()).leased == 2
+
+
 @pytest.mark.parametrize("error", [ConfigError("a slip"), StoreRefused("of another program")])
 async def test_one_that_must_not_be_used_refuses_the_start(error: Exception) -> None:
     @asynccontextmanager
