@@ -104,6 +104,26 @@ async def test_a_file_that_is_no_database_any_more_is_refused_by_the_next_start_
     assert sorted(accepted()) == sorted(ids)
 
 
+async def test_a_log_whose_database_was_moved_is_kept_until_it_is_back(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]]
+) -> None:
+    """What was accepted before a crash may be in the log alone."""
+    database, moved = tmp_path / "postman.db", tmp_path / "moved.db"
+    async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
+        await program.start()
+        ids = await customer.post("before", [MAIL] * 20)
+        await customer.wait_settled()
+        await program.kill()
+        database.rename(moved)
+        await program.start()
+        assert await program.wait_ended() == 2
+        assert "the database it belongs to is gone" in program.log
+        moved.rename(database)
+        await program.start()
+        assert [(await customer.get(f"/mail/{id}"))["state"] for id in ids] == ["sent"] * 20
+    assert sorted(accepted()) == sorted(ids)
+
+
 async def test_a_lock_file_that_was_removed_lets_no_second_process_in(tmp_path: Path, toml: Callable[..., str]) -> None:
     (tmp_path / "other").mkdir()
     url = f"sqlite:{tmp_path / 'postman.db'}"

@@ -113,6 +113,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 def connect(path: Path, vfs: str) -> apsw.Connection:
     """Open the file, or make it, with what it must be: durable, and of the schema that this version knows."""
+    _refuse_orphan(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs or None)
         try:
@@ -123,6 +124,16 @@ def connect(path: Path, vfs: str) -> apsw.Connection:
     except apsw.Error as error:
         raise translated(error, path, StoreRefused) from error
     return connection
+
+
+def _refuse_orphan(path: Path) -> None:
+    """An empty file beside a log is not new: its database was moved, and SQLite would throw away the log, and mails."""
+    log = Path(f"{path}-wal")
+    if path.stat().st_size == 0 and log.exists() and log.stat().st_size > 0:
+        raise StoreRefused(
+            f"{log} holds mails, but the database it belongs to is gone; put {path} back,"
+            " or move the log away if it is not needed"
+        )
 
 
 class Identity(NamedTuple):
