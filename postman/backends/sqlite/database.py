@@ -235,6 +235,8 @@ class Database:
                 error = StoreBroken(self.broken, may_have_happened=True)
             if self.broken is None and began and len(batch) > 1:
                 for job in batch:
+                    job.outcome = None  # what it was is undone
+                for job in batch:
                     self._transact([job])
                 return
             for job in batch:
