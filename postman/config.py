@@ -200,20 +200,33 @@ def load(path: Path, *, bind: str | None = None, only: Only | None = None) -> Lo
         ConfigError: a line for each mistake, with file, table and cure.
     """
     path = path.absolute()
-    if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
-        raise ConfigError(f"{path} does not exist. --config PATH names another. A smallest one is:\n\n{SMALLEST}")
-    try:
-        raw = tomllib.loads(read_safely(path))
-    except (ValueError, RecursionError) as error:  # also for 5,000 digits, or deep nesting
-        raise ConfigError(f"{path.name}: not TOML: {error}") from None
     reader = Reader(path.parent)
-    config = reader.read(Config, raw, Place(path.name))
+    config = reader.read(Config, _raw(path), Place(path.name))
     if config:
         config = _with_whole_urls(config, path.parent)
         if bind is not None:
             config = msgspec.structs.replace(config, http=msgspec.structs.replace(config.http, bind=bind))
         _cross_check(Loaded(config, path, bind, only), reader)
     return Loaded(reader.checked(config), path, bind, only)
+
+
+def bind_of(path: Path) -> str:
+    """Where a service with this file listens, whatever else is wrong in it: one that runs goes on with what it read.
+
+    Raises:
+        ConfigError: there is no such file, or no TOML in it.
+    """
+    http = _raw(path.absolute()).get("http")
+    return str(http.get("bind", Http().bind) if isinstance(http, dict) else Http().bind)
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
+        raise ConfigError(f"{path} does not exist. --config PATH names another. A smallest one is:\n\n{SMALLEST}")
+    try:
+        return tomllib.loads(read_safely(path))
+    except (ValueError, RecursionError) as error:  # also for 5,000 digits, or deep nesting
+        raise ConfigError(f"{path.name}: not TOML: {error}") from None
 
 
 def _with_whole_urls(config: Config, directory: Path) -> Config:

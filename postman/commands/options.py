@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from postman.commands.client import Client
-from postman.config import load
+from postman.config import bind_of
+from postman.errors import ConfigError
 from postman.host import http_url, split_port
 
 USUAL = Path("postman.toml")
@@ -47,11 +48,15 @@ def url_of(config: Path) -> str:
     """Where the service of this postman.toml listens, seen from this machine.
 
     Raises:
-        ConfigError: the file was named and is not there, or there is a mistake in it.
+        ConfigError: the file was named and is not there, or does not tell.
     """
     if config == USUAL and not config.exists():
         return "http://127.0.0.1:8901"
-    return url_at(load(config, bind=os.environ.get("POSTMAN_BIND")).config.http.bind)
+    try:
+        bind = bind_of(config)
+        return url_at(os.environ.get("POSTMAN_BIND") or bind)
+    except (ConfigError, ValueError) as error:
+        raise ConfigError(f"{error}\n--url URL asks a service that runs all the same.") from None
 
 
 def url_at(bind: str) -> str:
