@@ -53,10 +53,15 @@ def url_of(config: Path) -> str:
     if config == USUAL and not config.exists():
         return "http://127.0.0.1:8901"
     try:
-        bind = bind_of(config)
-        return url_at(os.environ.get("POSTMAN_BIND") or bind)
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{error}\n--url URL asks a service that runs all the same.") from None
+        place, bind = f"{config}: [http]: bind", bind_of(config)
+        if given := os.environ.get("POSTMAN_BIND"):
+            place, bind = "POSTMAN_BIND", given
+        return url_at(bind)
+    except ConfigError as error:
+        mistake = f"{error}"
+    except ValueError as error:
+        mistake = f'{place} = "{bind}" {error}'
+    raise ConfigError(f"{mistake}\n--url URL asks a service that runs all the same.")
 
 
 def url_at(bind: str) -> str:

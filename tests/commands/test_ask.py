@@ -446,13 +446,18 @@ def test_without_postman_toml_the_usual_address_is_asked_but_not_in_place_of_a_f
     assert "prod.tml does not exist" in capsys.readouterr().err
 
 
-def test_a_mistake_in_the_file_does_not_keep_a_service_that_runs_from_being_asked(tmp_path: Path) -> None:
+def test_a_mistake_in_the_file_does_not_keep_a_service_that_runs_from_being_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "postman.toml"
     config.write_text('[http]\nbind = "127.0.0.1:7"\n[[provider]]\nwieght = 2\n')
     config.chmod(0o600)
     assert url_of(config) == "http://127.0.0.1:7"
     config.write_text('[http]\nbind = "nowhere"\n')
-    with pytest.raises(ConfigError, match="--url URL"):
+    with pytest.raises(ConfigError, match=r'postman\.toml: \[http\]: bind = "nowhere" is not an .*\n--url URL'):
+        url_of(config)
+    monkeypatch.setenv("POSTMAN_BIND", "8901")
+    with pytest.raises(ConfigError, match=r'^POSTMAN_BIND = "8901" is not an address'):
         url_of(config)
     config.write_text("[http")
     with pytest.raises(ConfigError, match=r"postman\.toml: not TOML(.|\n)*--url URL"):
