@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,15 +14,11 @@ from postman.backends.postgres.ledger import PostgresLedger, ledger_on
 from postman.backends.postgres.queue import PostgresQueue, queue_on
 from postman.backends.postgres.queue_moves import Announce
 from postman.backends.postgres.server import Server, open_side, prepare
-from postman.errors import StoreUnavailable
 from postman.mail import Letter
 from postman.row import Policy
 from postman.testing.letters import a_letter
 from postman.testing.postgres_server import PostgresServer
 from postman.testing.tcp_proxy import TcpProxy, open_proxy
-
-PATIENCE = 20.0
-"""Seconds for a store to answer again."""
 
 _numbers = itertools.count(1)
 
@@ -52,17 +48,6 @@ async def proxied(server: Server, process: PostgresServer) -> AsyncGenerator[tup
 def letter() -> Letter:
     """A letter with an id of its own."""
     return a_letter(next(_numbers))
-
-
-async def eventually[T](ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask until the store answers: it tells no event when it tries again to connect."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await ask()
-            except StoreUnavailable:
-                await trio.sleep(0.05)
-    raise AssertionError("not reached")
 
 
 async def settled(queue: PostgresQueue) -> None:

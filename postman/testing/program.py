@@ -31,10 +31,8 @@ from postman.registry import set_up
 from postman.row import Row, State
 from postman.stores import open_ledger
 from postman.testing.ports import own_address
+from postman.testing.waiting import PATIENCE, wait_until
 from postman.wire import ClientFactory
-
-PATIENCE = 30.0
-"""Seconds after which a test that waits for a process has failed."""
 
 _LOOK = 0.01
 _PAGE = 500
@@ -185,13 +183,6 @@ async def open_program(directory: Path, toml: str) -> AsyncIterator[Program]:
         with trio.CancelScope(shield=True):
             if program.starts:
                 await program.wait_ended()
-
-
-async def wait_until(condition: Callable[[], bool], within: float = PATIENCE) -> None:
-    """Wait for what happens in other processes, which wake nobody here."""
-    with trio.fail_after(within):
-        while not condition():  # noqa: ASYNC110  # see above
-            await trio.sleep(_LOOK)
 
 
 def _serve(directory: Path, failpoints: str, words: Sequence[str], before: Callable[[], object] | None) -> None:

@@ -17,7 +17,8 @@ from postman.mail import Id
 from postman.row import Policy
 from postman.testing.fault_server import FaultServer
 from postman.testing.letters import a_letter
-from postman.testing.program import open_program, wait_until
+from postman.testing.program import open_program
+from postman.testing.waiting import wait_until
 
 BATCH = 1_000
 FIRST_SEND = 5.0

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
@@ -20,6 +21,7 @@ from postman.testing.haste import hasten, lose_patience, stop_minting_clock
 from postman.testing.pairs import Places
 from postman.testing.program import Program, open_program
 from postman.testing.report import report
+from postman.testing.waiting import wait_for, wait_until
 
 ENGINES = ("redis", "postgresql")
 MAIL = {
@@ -89,9 +91,7 @@ async def test_a_part_alone_on_a_ledger_of_its_own_is_refused_with_the_cure(
 
 
 async def wait_state(customer: Customer, id: str, state: str) -> None:
-    with trio.fail_after(30):
-        while (await customer.get(f"/mail/{id}"))["state"] != state:  # noqa: ASYNC110  # of other processes
-            await trio.sleep(0.05)
+    await wait_for(partial(customer.get, f"/mail/{id}"), lambda mail: mail["state"] == state)
 
 
 async def test_a_pause_and_a_person_s_decision_hold_at_every_instance(
@@ -177,9 +177,7 @@ class Load:
     async def wait_further(self, mails: int = 20) -> None:
         """Wait until so many more mails are promised."""
         goal = len(self.customer.ids) + mails
-        with trio.fail_after(60):
-            while len(self.customer.ids) < goal:  # noqa: ASYNC110  # other tasks, which know nothing of us
-                await trio.sleep(0.01)
+        await wait_until(lambda: len(self.customer.ids) >= goal, within=60)
 
 
 @asynccontextmanager

@@ -10,7 +10,8 @@ import apsw
 
 from postman.testing import sick_disk
 from postman.testing.customer import open_customer
-from postman.testing.program import open_program, wait_until
+from postman.testing.program import open_program
+from postman.testing.waiting import wait_until
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],

@@ -15,9 +15,10 @@ from postman.testing.customer import Customer, open_customer
 from postman.testing.haste import hasten
 from postman.testing.mortal_disk import MortalDisk, NoDisk, mortal_disk
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
-from postman.testing.program import open_program, wait_until
+from postman.testing.program import open_program
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.report import report
+from postman.testing.waiting import wait_until
 
 CUTS = 3
 PER_LIFE = 100

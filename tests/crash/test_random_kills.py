@@ -24,9 +24,10 @@ from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_serv
 from postman.testing.haste import hasten
 from postman.testing.pairs import PAIRS, Pair, Places, table
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.program import Program, open_program, wait_until
+from postman.testing.program import Program, open_program
 from postman.testing.redis_server import RedisServer
 from postman.testing.report import Report, report
+from postman.testing.waiting import wait_until
 
 BATCH = 10
 CUSTOMERS = 8

@@ -16,8 +16,9 @@ import trio
 from postman.row import State
 from postman.testing.customer import open_customer
 from postman.testing.ports import free_port
-from postman.testing.program import PATIENCE, open_program
+from postman.testing.program import open_program
 from postman.testing.report import report
+from postman.testing.waiting import PATIENCE
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],

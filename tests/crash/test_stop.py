@@ -22,8 +22,9 @@ from postman.row import State
 from postman.testing import acts, sick_disk
 from postman.testing.customer import Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
-from postman.testing.program import PATIENCE, Program, open_program, wait_until
+from postman.testing.program import Program, open_program
 from postman.testing.report import report
+from postman.testing.waiting import PATIENCE, wait_until
 
 GRACE = 3
 SLACK = 1.5

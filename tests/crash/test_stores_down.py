@@ -14,9 +14,10 @@ from postman.testing.fault_server import FaultServer
 from postman.testing.haste import hasten
 from postman.testing.pairs import Places
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.program import Program, open_program, wait_until
+from postman.testing.program import Program, open_program
 from postman.testing.redis_server import RedisServer
 from postman.testing.report import report
+from postman.testing.waiting import wait_until
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 import trio
+
+from postman.testing.waiting import wait_for, wait_until
 
 BATCH = 5
 PACE = BATCH / 200
@@ -96,13 +98,6 @@ def wheel(directory: Path, name: str, version: str, source: str) -> Path:
     return path
 
 
-async def until(done: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
-    with trio.fail_after(PATIENCE):
-        while not done():  # noqa: ASYNC110  # it sends us no event
-            await trio.sleep(0.02)
-
-
 class Lines:
     """A file that others append JSON to, a line each."""
 
@@ -165,7 +160,7 @@ class Service:
 
     async def told(self, *events: str, after: int = 0) -> dict[str, Any]:
         """The last of these events, once there are more than `after`."""
-        await until(lambda: len(self.logged(*events)) > after or self.process.poll() is not None)
+        await wait_until(lambda: len(self.logged(*events)) > after or self.process.poll() is not None)
         assert self.process.poll() is None, self._log.read()[-10:]
         return self.logged(*events)[-1]
 
@@ -181,10 +176,10 @@ class Service:
     async def takes(self, more: int = 100, **like: str) -> None:
         """Wait until the providers have taken `more` mails, or those that are `like` this."""
         before = len(self.taken())
-        await until(lambda: sum(like.items() <= entry.items() for entry in self.taken()[before:]) >= more)
+        await wait_until(lambda: sum(like.items() <= entry.items() for entry in self.taken()[before:]) >= more)
 
     async def exists(self, name: str) -> None:
-        await until((self.directory / name).exists)
+        await wait_until((self.directory / name).exists)
 
     async def ask(self, method: str, path: str) -> tuple[int, Any]:
         async with httpx.AsyncClient(base_url=self.url) as client:
@@ -265,9 +260,7 @@ async def load_on(service: Service) -> AsyncIterator[Load]:
         nursery.start_soon(load.run)
         yield load
         load.enough = True
-    with trio.fail_after(PATIENCE):
-        while not (letters := await service.letters()).keys() <= {"sent"}:  # noqa: ASYNC110  # the same
-            await trio.sleep(0.1)
+    letters = await wait_for(service.letters, lambda letters: letters.keys() <= {"sent"})
     times = Counter(entry["id"] for entry in service.taken())
     assert load.failures == []
     assert set(load.ids) == times.keys()

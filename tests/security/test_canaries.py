@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
@@ -16,6 +17,7 @@ import trio
 from postman.http.keyring import new_key
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer, open_fault_server
+from postman.testing.waiting import wait_for
 
 SECRET = "SG.canary-of-a-secret.0123456789"
 ADDRESS = "canary@recipient.example"
@@ -161,11 +163,11 @@ async def outputs(client: httpx.AsyncClient, toml: Path) -> Mapping[str, str]:
     for deed in DEEDS:
         ids += await post(client, deed, "shop.example")
     ids += await post(client, "vendor", "vendor.example")
-    with trio.fail_after(20):
-        for id in ids:
-            while len(json.loads(told[id])["history"]) < 3 if id in told else True:  # accepted, sending, and its end
-                await trio.sleep(0.02)
-                told[id] = (await client.get(f"/mail/{id}")).text
+    for id in ids:  # accepted, sending, and its end
+        answer = await wait_for(
+            partial(client.get, f"/mail/{id}"), lambda told: len(told.json()["history"]) > 2, within=20
+        )
+        told[id] = answer.text
     for method, path, body in (
         ("GET", "/status", None),
         ("GET", "/mail?limit=100", None),

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from postman.row import End, EndKind, Policy
 from postman.sending.wall import end_of
 from postman.testing.letters import a_letter
 from postman.testing.standing_clock import StandingClock
+from postman.testing.waiting import wait_for
 
 MAIL = {
     "to": [{"email": "ann@example.com"}],
@@ -116,9 +118,9 @@ async def test_no_mail_is_promised_once_the_database_is_not_where_it_was(deed: s
         assert any("moved or deleted" in sentence for sentence in status["because"])
         if deed == "moved":
             aside.rename(path)
-            with trio.fail_after(10):
-                while (await client.post("/mail", json=[MAIL])).status_code != 202:  # noqa: ASYNC110  # it looks every 2 s
-                    await trio.sleep(0.1)
+            await wait_for(
+                partial(client.post, "/mail", json=[MAIL]), lambda answer: answer.status_code == 202, within=10
+            )
 
 
 def test_a_plugin_that_begins_anew_after_it_had_handed_over_leaves_doubt() -> None:
@@ -244,9 +246,7 @@ class Storm:
     async def check(self, client: httpx.AsyncClient) -> None:
         """When nothing moves any more: compare the ledger with what the providers took."""
         assert (await client.post("/pause", json={})).status_code == 200
-        with trio.fail_after(10):
-            while (await client.get("/mail?state=sending")).json()["mails"]:  # noqa: ASYNC110  # calls end within 0.4 s
-                await trio.sleep(0.05)
+        await wait_for(partial(client.get, "/mail?state=sending"), lambda answer: not answer.json()["mails"], within=10)
         taken = Counter(json.loads(line)["id"] for line in self.toml.with_name("taken").read_text().splitlines())
         assert self.ids
         for id in {*self.ids, *taken}:

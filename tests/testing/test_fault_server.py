@@ -10,6 +10,7 @@ import trio
 
 from postman.testing import acts
 from postman.testing.fault_server import Act, FaultServer, open_fault_server
+from postman.testing.waiting import wait_until
 
 REQUEST = b"POST /send HTTP/1.1\r\nHost: x\r\nX-Key: a: b\r\nContent-Length: 5\r\n\r\nhello"
 OK = b"HTTP/1.1 202 Scripted\r\nContent-Length: 0\r\n\r\n"
@@ -106,9 +107,7 @@ async def test_an_answer_without_end_ends_with_its_client(server: FaultServer, a
         await stream.send_all(REQUEST)
         read, _ = await until_end(stream, limit=len(beginning))
     assert read.startswith(beginning)
-    with trio.fail_after(5):
-        while server.open_connections:  # noqa: ASYNC110  # the end comes over the network, not as an event
-            await trio.sleep(0.001)
+    await wait_until(lambda: not server.open_connections, within=5)
 
 
 async def test_answers_may_be_cut_or_be_no_answers(server: FaultServer) -> None:

@@ -11,6 +11,7 @@ import trio.testing
 from postman.errors import ProviderError
 from postman.provider import Attempt, Phase
 from postman.testing.fault_server import FaultServer
+from postman.testing.waiting import wait_until
 
 LARGE = b"x" * 16_777_216  # more than the kernel takes for a peer that does not read
 IN_TIME = 5.0
@@ -28,6 +29,4 @@ async def ends(call: Callable[[Attempt], Awaitable[object]]) -> tuple[type[Provi
 
 
 async def wait_all_closed(server: FaultServer) -> None:
-    with trio.fail_after(IN_TIME):
-        while server.open_connections:  # noqa: ASYNC110  # the end comes over the network, not as an event
-            await trio.sleep(0.001)
+    await wait_until(lambda: not server.open_connections, within=IN_TIME)

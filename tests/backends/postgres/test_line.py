@@ -21,7 +21,8 @@ from postman.ledger import Filter
 from postman.mail import Letter
 from postman.row import Policy, State
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.postgres_stores import eventually, letter, proxied
+from postman.testing.postgres_stores import letter, proxied
+from postman.testing.waiting import insist
 
 SLEEPS = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
@@ -112,4 +113,4 @@ async def test_a_server_that_answers_no_more_is_not_waited_for_without_a_limit(
         with pytest.raises(StoreUnavailable), trio.fail_after(10):
             await ledger.accept([letter()], "shop", None, b"")
         proxy.flows.set()
-        await eventually(partial(ledger.accept, [letter()], "shop", None, b""))
+        await insist(partial(ledger.accept, [letter()], "shop", None, b""), within=20)

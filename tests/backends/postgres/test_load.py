@@ -17,7 +17,8 @@ from postman.mail import Id
 from postman.row import Row, State
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.postgres_server import PostgresServer, postgres_server
-from postman.testing.postgres_stores import eventually, letter, opened
+from postman.testing.postgres_stores import letter, opened
+from postman.testing.waiting import insist
 
 
 class Load:
@@ -58,7 +59,7 @@ class Load:
             except StoreUnavailable as error:
                 if not error.may_have_happened:
                     self.doubtful.remove(one.id)
-                await eventually(self._ledger.pauses)
+                await insist(self._ledger.pauses, within=20)
             else:
                 self.doubtful.remove(one.id)
                 self.acked.append(one.id)
@@ -72,18 +73,18 @@ class Load:
                 assert lease.note is not None
                 claim = await self._ledger.claim(lease.note.id, [LAMDA], owner=f"{lease.handle}")
             except StoreUnavailable:
-                await eventually(self._ledger.pauses)
+                await insist(self._ledger.pauses, within=20)
                 continue
             if isinstance(claim, Claim):
                 with trio.CancelScope(shield=True):
-                    await eventually(partial(self._ledger.finish, claim, ACCEPTED))
+                    await insist(partial(self._ledger.finish, claim, ACCEPTED), within=20)
                 self.sent[claim.id] += 1
                 self._progress.unpark_all()
 
     async def rows(self) -> dict[Id, Row]:
         """All rows, which must be as many as were counted; nothing that was accepted is missing."""
-        found = {row.id: row for row in await eventually(partial(self._ledger.find, Filter(), None, 100_000))}
-        assert (await eventually(self._ledger.statistics)).states == Counter(row.state for row in found.values())
+        found = {row.id: row for row in await insist(partial(self._ledger.find, Filter(), None, 100_000), within=20)}
+        assert (await insist(self._ledger.statistics, within=20)).states == Counter(row.state for row in found.values())
         assert set(self.acked) <= found.keys() <= {*self.acked, *self.doubtful}
         return found
 

@@ -21,7 +21,8 @@ from postman.mail import Id
 from postman.row import State
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.postgres_stores import eventually, letter, opened
+from postman.testing.postgres_stores import letter, opened
+from postman.testing.waiting import insist
 
 
 async def test_a_row_that_somebody_locks_delays_nobody_elses_for_long(
@@ -64,7 +65,7 @@ async def test_a_locked_table_makes_every_call_fail_within_a_bounded_time(
                         nursery.start_soon(_unavailable, partial(ledger.accept, [letter()], "shop", None, b""))
                     nursery.start_soon(_unavailable, ledger.statistics)
                     nursery.start_soon(_unavailable, partial(ledger.overdue, 10))
-        await eventually(partial(ledger.accept, [letter()], "shop", None, b""))
+        await insist(partial(ledger.accept, [letter()], "shop", None, b""), within=20)
 
 
 async def _unavailable[T](ask: Callable[[], Awaitable[T]]) -> None:

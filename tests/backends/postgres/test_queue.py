@@ -14,7 +14,8 @@ from postman.errors import StoreUnavailable
 from postman.queue import LANES, Lease, Note, Queue
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, SHORT, QueueCheck, QueueUnderTest, notes
 from postman.testing.postgres_server import PostgresServer
-from postman.testing.postgres_stores import eventually, settled
+from postman.testing.postgres_stores import settled
+from postman.testing.waiting import insist
 
 VISIBILITY_TIMEOUT = 60.0
 BOTH_HEAR = "SELECT WHERE (SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%{}%') = 2"
@@ -113,7 +114,7 @@ async def test_who_waits_is_told_that_the_server_is_gone_and_takes_when_it_is_ba
         with pytest.raises(StoreUnavailable):
             await queue.take()
         mortal_postgres.start()
-        lease = await eventually(queue.take)
+        lease = await insist(queue.take, within=20)
         assert [lease.note] == notes(1)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import hiredis
 import pytest
@@ -18,6 +19,7 @@ from postman.backends.redis.client import Script, open_client
 from postman.errors import StoreError, StoreFull, StoreRefused, StoreUnavailable
 from postman.testing.redis_server import RedisServer
 from postman.testing.tcp_proxy import open_proxy
+from postman.testing.waiting import insist
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
 SECOND = 1.0
@@ -172,13 +174,7 @@ async def test_without_an_answer_in_time_the_fate_is_unknown_and_the_connection_
         with pytest.raises(StoreUnavailable):  # connected, but not let in
             await client.ask(("ECHO", "old"))
         proxy.flows.set()
-        with trio.fail_after(10):
-            while True:
-                try:
-                    assert await client.ask(("ECHO", "new")) == [b"new"]
-                    break
-                except StoreUnavailable:
-                    await trio.sleep(0.02)
+        assert await insist(partial(client.ask, ("ECHO", "new")), within=10) == [b"new"]
 
 
 async def fails(ask: Callable[..., object], unknown: bool) -> None:  # trio passes no names
@@ -216,17 +212,7 @@ async def test_while_the_server_is_down_callers_are_told_at_once_and_afterwards_
             assert time.monotonic() - began < SECOND
             await trio.to_thread.run_sync(mortal_redis.start)
             with trio.fail_after(10):
-                await answers(client.ask)
-
-
-async def answers(ask: Callable[..., object]) -> None:
-    while True:
-        try:
-            await ask(("PING",))  # type: ignore[misc]  # async
-        except StoreUnavailable:
-            await trio.sleep(0.02)
-        else:
-            return
+                await insist(partial(client.ask, ("PING",)), within=10)
 
 
 async def test_a_server_that_is_still_loading_is_waited_for() -> None:
@@ -250,5 +236,5 @@ async def test_when_the_node_of_a_cluster_that_had_our_keys_is_gone_the_first_on
         assert await client.ask(("PING",)) == [b"PONG"]
         mortal_redis.kill()
         with trio.fail_after(10):
-            await answers(client.ask)
+            await insist(partial(client.ask, ("PING",)), within=10)
         assert await client.ask(("PING",)) == [7]

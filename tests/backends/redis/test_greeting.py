@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.ports import free_port
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
+from postman.testing.waiting import wait_for, wait_until
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
 
@@ -47,13 +49,11 @@ async def test_a_replica_is_not_taken_for_a_primary_and_one_that_became_a_replic
         async with open_client(address(mortal_redis.port)) as client:
             await client.commit(COUNT, ["{postman}:count"])
             mortal_redis.ask("REPLICAOF", "127.0.0.1", other.port)
-            with trio.fail_after(5):
-                while not re.match(r"\S* is a replica, .* name the primary", await why_not(client)):  # noqa: ASYNC110  # another process
-                    await trio.sleep(0.02)
+            await wait_for(
+                partial(why_not, client), re.compile(r"\S* is a replica, .* name the primary").match, within=5
+            )
             mortal_redis.ask("REPLICAOF", "NO", "ONE")
-            with trio.fail_after(10):
-                while await why_not(client):  # noqa: ASYNC110  # another process
-                    await trio.sleep(0.02)
+            await wait_for(partial(why_not, client), lambda why: not why, within=10)
 
 
 async def why_not(client: Client) -> str:
@@ -73,9 +73,9 @@ async def test_in_a_cluster_the_node_that_has_our_keys_is_found_and_has_them_all
     ):
         owner.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
         asked.ask("CLUSTER", "MEET", "127.0.0.1", owner.port, owner_bus)
-        with trio.fail_after(20):
-            while any(b"cluster_state:ok" not in one.ask("CLUSTER", "INFO") for one in (asked, owner)):  # noqa: ASYNC110  # another process
-                await trio.sleep(0.05)
+        await wait_until(
+            lambda: all(b"cluster_state:ok" in one.ask("CLUSTER", "INFO") for one in (asked, owner)), within=20
+        )
         async with (
             redis_queue(address(asked.port), 60.0) as queue,
             redis_ledger(address(asked.port), Policy(), queue=queue) as ledger,

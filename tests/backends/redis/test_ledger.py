@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,6 +34,7 @@ from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import RedisServer
 from postman.testing.standing_clock import StandingClock
 from postman.testing.tcp_proxy import open_proxy
+from postman.testing.waiting import insist
 from postman.wire import ClientFactory
 
 
@@ -265,13 +266,12 @@ class Load:
         self._queue = queue
 
     async def post(self) -> None:
-        while True:
-            letters = [self.scene.letter(), self.scene.letter()]
+        async def accept() -> Sequence[Id]:
             self.asked += 2
-            try:
-                self.accepted += await self.scene.accept(*letters)
-            except StoreUnavailable:
-                await trio.sleep(0.02)
+            return await self.scene.accept(self.scene.letter(), self.scene.letter())
+
+        while True:
+            self.accepted += await insist(accept)
 
     async def deliver(self) -> None:
         while True:
@@ -288,14 +288,6 @@ class Load:
         accepted, sent = len(self.accepted) + 200, len(self.sent) + 100
         while len(self.accepted) < accepted or len(self.sent) < sent:
             await trio.lowlevel.checkpoint()
-
-
-async def insist[T](act: Callable[[], Awaitable[T]]) -> T:
-    while True:
-        try:
-            return await act()
-        except StoreUnavailable:
-            await trio.sleep(0.02)
 
 
 async def test_what_was_acknowledged_is_there_after_three_kills_under_load(mortal_redis: RedisServer) -> None:

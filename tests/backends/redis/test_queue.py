@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -25,6 +25,7 @@ from postman.testing.check_ledger import Scene
 from postman.testing.check_queue import DURABLE_QUEUE_CHECKS, QUEUE_CHECKS, QueueCheck, QueueUnderTest, notes
 from postman.testing.redis_server import RedisServer
 from postman.testing.standing_clock import StandingClock
+from postman.testing.waiting import insist
 from postman.wire import ClientFactory
 
 VISIBILITY_TIMEOUT = 60.0
@@ -153,19 +154,10 @@ async def test_takers_are_told_when_the_server_dies_and_find_all_notes_when_it_i
         with pytest.raises(StoreUnavailable):
             await queue.take()
         await trio.to_thread.run_sync(mortal_redis.start)
-        with trio.fail_after(10):
-            found = {lease.note for lease in [await patiently(queue.take) for _ in range(3)]}
+        found = {lease.note for lease in [await insist(queue.take, within=10) for _ in range(3)]}
         assert found == set(notes(3)), "what was leased is shown again"
         with pytest.raises(LeaseLost):
             await queue.ack(lost)
-
-
-async def patiently(take: Callable[[], Awaitable[Lease]]) -> Lease:
-    while True:
-        try:
-            return await take()
-        except StoreUnavailable:
-            await trio.sleep(0.02)
 
 
 async def test_what_is_no_note_is_taken_as_such_and_buried_with_its_bytes(

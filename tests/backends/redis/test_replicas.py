@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.client import Script, open_client
 from postman.backends.redis.ledger import redis_ledger
 from postman.errors import StoreUnavailable
-from postman.ledger import Claim, LedgerStatistics
+from postman.ledger import Claim
 from postman.mail import Id
 from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
@@ -25,6 +25,7 @@ from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
 from postman.testing.tcp_proxy import open_proxy
+from postman.testing.waiting import insist, wait_until
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
 TIMEOUT = 0.8
@@ -73,9 +74,7 @@ async def test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and
         await follow(replica, mortal_redis, proxy.port)
         scene = Scene(ledger, StandingClock())
         acked += await scene.accept(scene.letter())
-        with trio.fail_after(5):
-            while not replica.ask("EXISTS", f"{{postman}}:letter:{acked[0]}"):  # noqa: ASYNC110  # another process
-                await trio.sleep(0.01)
+        await wait_until(lambda: replica.ask("EXISTS", f"{{postman}}:letter:{acked[0]}"), within=5)
         proxy.flows = trio.Event()
         for _ in range(2):
             try:
@@ -85,13 +84,10 @@ async def test_after_a_failover_to_a_stale_replica_nothing_is_lost_with_wait_and
         replica.ask("REPLICAOF", "NO", "ONE")
         name.server = replica.port
         mortal_redis.kill()
-        with trio.fail_after(10):
-            while (statistics := await unless_unavailable(ledger.statistics)) is None:  # noqa: ASYNC110  # the same
-                await trio.sleep(0.02)
+        statistics = await insist(ledger.statistics, within=10)
     async with redis_ledger(address(replica), Policy()) as ledger:
         there = [id for id in acked if await ledger.read(id, None) is not None]
     assert (len(acked), refused, len(there)) == ((1, 2, 1) if wait else (3, 0, 1))
-    assert isinstance(statistics, LedgerStatistics)
     assert [all(id in sentence for id in acked[1:]) for sentence in statistics.troubles] == ([] if wait else [True])
 
 
@@ -112,17 +108,8 @@ async def test_a_letter_that_the_replicas_do_not_have_is_not_told_to_be_there_th
             for _ in range(2):  # a new connection has written nothing that it could wait for
                 with pytest.raises(StoreUnavailable):
                     await ledger.read(letter.id, None)
-        with trio.fail_after(10):
-            while await unless_unavailable(ledger.read, letter.id, None) is None:  # noqa: ASYNC110  # another process
-                await trio.sleep(0.05)
+        assert await insist(partial(ledger.read, letter.id, None), within=10) is not None
         assert replica.ask("EXISTS", f"{{postman}}:letter:{letter.id}") == 1
-
-
-async def unless_unavailable[*Ts, T](ask: Callable[[*Ts], Awaitable[T]], *arguments: *Ts) -> T | None:
-    try:
-        return await ask(*arguments)
-    except StoreUnavailable:
-        return None
 
 
 async def test_a_claim_that_the_replicas_do_not_have_is_not_given_when_it_is_asked_for_again(
@@ -136,10 +123,8 @@ async def test_a_claim_that_the_replicas_do_not_have_is_not_given_when_it_is_ask
             for _ in range(2):
                 with pytest.raises(StoreUnavailable, match="replicas"):
                     await ledger.claim(id, [LAMDA], owner="me")
-        ask = partial(ledger.claim, id, [LAMDA], owner="me")
-        with trio.fail_after(10):
-            while not isinstance(claim := await unless_unavailable(ask), Claim):  # noqa: ASYNC110  # the same
-                await trio.sleep(0.05)
+        claim = await insist(partial(ledger.claim, id, [LAMDA], owner="me"), within=10)
+        assert isinstance(claim, Claim)
         assert claim.fence == 1
         assert (await ledger.finish(claim, ACCEPTED)).state is State.SENT
 
@@ -164,6 +149,4 @@ async def test_the_touch_that_is_waited_for_stays_nowhere_and_works_when_the_mem
         client._doubts = 1
         assert await client.ask_confirmed(("ECHO", "x")) == [b"x"]
         assert client._settled == 1
-        with trio.fail_after(5):
-            while mortal_redis.ask("KEYS", "*touch"):  # noqa: ASYNC110  # the same
-                await trio.sleep(0.001)
+        await wait_until(lambda: not mortal_redis.ask("KEYS", "*touch"), within=5)

@@ -19,6 +19,7 @@ from postman.testing.check_ledger import Scene
 from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import SAFE, RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
+from postman.testing.waiting import insist
 
 
 @asynccontextmanager
@@ -29,12 +30,7 @@ async def ledger_on(server: RedisServer, clock: StandingClock | None = None) -> 
 
 async def troubles(ledger: RedisLedger) -> tuple[str, ...]:
     """What the ledger says once it has a connection again."""
-    with trio.fail_after(10):
-        while True:
-            try:
-                return (await ledger.statistics()).troubles
-            except StoreUnavailable:
-                await trio.sleep(0.02)
+    return (await insist(ledger.statistics, within=10)).troubles
 
 
 def log_of(directory: Path) -> Path:

@@ -74,9 +74,11 @@ async def test_notes_put_while_the_window_is_full_are_not_lost(path: Path) -> No
     taken: list[Lease] = []
     count = 4 * WINDOW
 
-    async def put() -> None:
+    async def put(*, task_status: trio.TaskStatus[None]) -> None:
         for start in range(0, count, 64):
             await queue.put(notes(64, first=start))
+            if start == 2 * WINDOW:
+                task_status.started()
 
     async def take() -> None:
         while True:
@@ -88,8 +90,7 @@ async def test_notes_put_while_the_window_is_full_are_not_lost(path: Path) -> No
     async with open_database(path) as database, queue_on(database, 60.0) as queue:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(put)
-                await trio.sleep(0.05)
+                await nursery.start(put)
                 for _ in range(4):
                     nursery.start_soon(take)
         assert {lease.note.id for lease in taken if lease.note} == {note.id for note in notes(count, first=0)}

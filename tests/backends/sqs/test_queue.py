@@ -29,6 +29,7 @@ from postman.testing.fault_server import Act, Turn
 from postman.testing.sqs_server import SqsServer
 from postman.testing.sqs_vendor import Vendor, all_done, open_sqs_vendor, refused
 from postman.testing.tcp_proxy import open_proxy
+from postman.testing.waiting import wait_until
 from postman.wire import ClientFactory
 
 FOREVER = 1e9
@@ -139,7 +140,7 @@ async def test_one_call_that_waits_serves_all_takers(vendor: Vendor) -> None:
     async with asked(vendor) as queue, trio.open_nursery() as nursery:
         for _ in range(64):
             nursery.start_soon(queue.take)
-        await until(lambda: waits(vendor))
+        await wait_until(lambda: waits(vendor), within=20)
         await trio.testing.wait_all_tasks_blocked(0.05)
         waiting = [body for body in vendor.asked["ReceiveMessage"] if body["WaitTimeSeconds"]]
         assert [body["MaxNumberOfMessages"] for body in waiting] == [10]
@@ -203,7 +204,7 @@ async def test_leaving_is_prompt_though_a_call_waits(vendor: Vendor) -> None:
         async with asked(vendor) as queue:
             with trio.move_on_after(0.05):
                 await queue.take()
-            await until(lambda: waits(vendor))
+            await wait_until(lambda: waits(vendor), within=20)
 
 
 async def test_takers_are_told_when_sqs_fails_and_served_when_it_works_again(vendor: Vendor) -> None:
@@ -437,18 +438,12 @@ async def test_notes_come_though_connections_are_cut_at_random(moto: SqsServer, 
                 nursery.start_soon(clerk)
                 for _ in range(8):
                     nursery.start_soon(work)
-                await until(lambda: done == put)
+                await wait_until(lambda: done == put, within=20)
 
 
 def waits(vendor: Vendor) -> bool:
     """Whether a call was made that waits for messages."""
     return any(body["WaitTimeSeconds"] == 20 for body in vendor.asked.get("ReceiveMessage", []))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    with trio.fail_after(20):
-        while not true():  # noqa: ASYNC110  # a server tells no event
-            await trio.sleep(0.005)
 
 
 def test_the_kind_is_found_by_its_scheme() -> None:
