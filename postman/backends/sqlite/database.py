@@ -23,14 +23,9 @@ import outcome
 import trio
 
 from postman.backends.sqlite.file import connect, identity, locked, translated
+from postman.backends.sqlite.log import Log
 from postman.errors import PostmanError, StoreBroken, StoreRefused, StoreUnavailable
 
-CHECKPOINT_PAGES: Final = 1_000
-"""So long a write-ahead log is copied into the file, by another thread."""
-CHECKPOINT_PAGES_AT_MOST: Final = 4_000
-"""Under load that other thread never reaches the end of the log; from here on the writer itself makes the last step."""
-LOG_TOO_LONG: Final = 67_108_864
-"""So many bytes a log only has when another program reads the file and does not end."""
 BATCH: Final = 1_000
 GATHER: Final = 0.002
 """Seconds in which a busy writer lets operations gather: a commit of three takes nearly as much CPU as one of fifty."""
@@ -98,19 +93,14 @@ class Database:
         self._unwritable = False
         self._identity = identity(path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._log = _Log(path, connection)
+        self._log = Log(path, connection)
         self._token = trio.lowlevel.current_trio_token()
         self._told: list[Callable[[], None]] = []
 
     @property
     def troubles(self) -> tuple[str, ...]:
         """What somebody should see to, in sentences."""
-        size = self._log.pages * self._log.page_size
-        sentence = (
-            f"{self.path}-wal has grown to {size // 2**20} MiB and goes on, because another program reads {self.path}"
-            " in a transaction that it does not end; end that program."
-        )
-        return (sentence,) if size > LOG_TOO_LONG else ()
+        return self._log.troubles
 
     async def run[T](self, operation: Callable[[], T], *, abandonable: bool = False) -> T:
         """Run `operation` on the writer's thread; on return it is durable.
@@ -266,56 +256,6 @@ class Database:
                 self.connection.execute("ROLLBACK")
         for participant in self.participants:
             participant.forget()
-
-
-class _Log:
-    """The write-ahead log, and the thread that keeps it short.
-
-    Attributes:
-        pages: that are in it.
-        page_size: in bytes.
-    """
-
-    def __init__(self, path: Path, connection: apsw.Connection) -> None:
-        self._path = path
-        self._writer = connection
-        self.pages = 0
-        self.page_size: int = connection.pragma("page_size")
-        self._wanted = threading.Event()
-        self._closing = False
-        connection.set_wal_hook(self._grown)
-        self._thread = threading.Thread(target=self._serve, name=f"checkpoints of {path.name}", daemon=True)
-        self._thread.start()
-
-    def shorten(self) -> None:
-        """Called by the writer between two transactions."""
-        if self.pages >= CHECKPOINT_PAGES:
-            self._wanted.set()
-        if self.pages >= CHECKPOINT_PAGES_AT_MOST:
-            with suppress(apsw.BusyError):  # the other thread is at it
-                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-
-    def close(self) -> None:
-        """Wait for the thread's end. On the writer's thread."""
-        self._closing = True
-        self._wanted.set()
-        self._thread.join()
-
-    def _grown(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self.pages = pages
-        return apsw.SQLITE_OK
-
-    def _serve(self) -> None:
-        connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=self._writer.open_vfs)
-        connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # before it has read, it knows no log to copy
-        while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            if self._closing:
-                connection.close()
-                return
-            with suppress(apsw.Error):  # the writer meets the same fault, and tells
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
 
 @asynccontextmanager
