@@ -18,10 +18,13 @@ from typing import Any, Final, Protocol
 
 import outcome
 import psycopg
+import structlog
 import trio
 
 from postman.backends.postgres.connection import CONFLICTS, IMPATIENCE, Connection, is_over, text_of, translated
 from postman.errors import PostmanError, StoreUnavailable
+
+_log = structlog.get_logger()
 
 BATCH: Final = 500
 BATCH_SIZE: Final = 16_777_216
@@ -144,7 +147,14 @@ class Line[Q]:
         going = True
         while going:
             jobs, going = self._next_jobs()
-            self._transact(jobs)
+            try:
+                self._transact(jobs)
+            except Exception as error:  # noqa: BLE001  # whatever it is, callers that nobody answers would wait for ever
+                self._hang_up()
+                told = f"PostgreSQL: a bug of ours, {type(error).__name__}; see the log"
+                _log.exception("a bug of ours; the connection is opened anew")
+                for job in jobs:
+                    job.fail(StoreUnavailable(told, may_have_happened=True))
             with suppress(trio.RunFinishedError):  # then nobody is left to be told
                 self._token.run_sync_soon(_settle, jobs)
         self._hang_up()

@@ -14,7 +14,7 @@ from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger import PostgresLedger
 from postman.backends.postgres.ledger_lists import PostgresLists
 from postman.backends.postgres.ledger_rows import Operation, PostgresRows
-from postman.backends.postgres.line import Job, open_line
+from postman.backends.postgres.line import Job, Statements, open_line
 from postman.backends.postgres.server import Server, open_side, prepare
 from postman.errors import StoreUnavailable
 from postman.ledger import Filter
@@ -114,3 +114,26 @@ async def test_a_server_that_answers_no_more_is_not_waited_for_without_a_limit(
             await ledger.accept([letter()], "shop", None, b"")
         proxy.flows.set()
         await insist(partial(ledger.accept, [letter()], "shop", None, b""), within=20)
+
+
+class Lost:
+    """A connection whose commit gets no answer."""
+
+    name = "lost"
+    broken = True
+
+    def execute(self, statement: str) -> None:
+        if statement == "COMMIT":
+            raise psycopg.OperationalError("no answer")
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_bug_where_a_lost_connection_is_renewed_leaves_nobody_waiting() -> None:
+    connections = [Lost()]  # the second one cannot be had, in a way that nobody foresaw
+
+    async with open_line(connections.pop, Statements(), 10.0, "test") as line:  # type: ignore[arg-type]  # fakes
+        with pytest.raises(StoreUnavailable, match="a bug of ours, IndexError") as caught:
+            await line.run(lambda _: None)
+        assert caught.value.may_have_happened
