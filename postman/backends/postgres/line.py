@@ -150,7 +150,7 @@ class Line[Q]:
             try:
                 self._transact(jobs)
             except Exception as error:  # noqa: BLE001  # whatever it is, callers that nobody answers would wait for ever
-                self._hang_up()
+                self._lose()
                 told = f"PostgreSQL: a bug of ours, {type(error).__name__}; see the log"
                 _log.exception("a bug of ours; the connection is opened anew")
                 for job in jobs:
