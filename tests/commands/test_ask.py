@@ -19,7 +19,6 @@ from postman.backends.memory.ledger import MemoryLedger
 from postman.backends.memory.queue import memory_queue
 from postman.cli import main
 from postman.commands.ask import PAGE
-from postman.commands.options import url_of
 from postman.config import Http, Key
 from postman.errors import ConfigError
 from postman.flake import Flake
@@ -358,42 +357,6 @@ async def test_the_key_is_taken_from_the_environment(
     assert "admin" in said.err
 
 
-@pytest.mark.parametrize(("url", "why"), [("http://127.0.0.1:1", "`postman serve`"), ("https://no.invalid/x", "known")])
-def test_a_service_that_is_not_there_ends_with_3(url: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--url", url]) == 3
-    said = capsys.readouterr().err
-    assert said.startswith(f"{url} does not answer: ")
-    assert why in said
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "nonsense",
-        "ftp://127.0.0.1",
-        "127.0.0.1:8901",
-        "http://[",
-        "http://127.0.0.1:99999",
-        "http://a b",
-        "http://\u00e4.de",
-    ],
-)
-def test_what_is_no_url_ends_with_2(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["status", "--url", url]) == 2
-    assert f"{url} is not the URL of a service" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("key", ["pm_l\u00efve_", "a\nb"])
-def test_a_key_that_cannot_be_one_ends_with_2(
-    key: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("POSTMAN_KEY", key)
-    assert main(["status", "--url", "http://127.0.0.1:1"]) == 2
-    said = capsys.readouterr().err
-    assert "POSTMAN_KEY" in said
-    assert key not in said
-
-
 def test_a_mail_whose_fate_is_not_known_can_be_sent_again_with_its_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*shlex.split(POST), "--url", "http://127.0.0.1:1", "--idempotency-key", "once"]) == 3
     assert "Send it again with --idempotency-key once" in capsys.readouterr().err
@@ -420,54 +383,3 @@ async def test_an_address_at_which_a_service_is_already_is_no_mistake_of_the_con
     ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert f"A service is at {house.url} already." in ended.stdout.decode().splitlines()
-
-
-@pytest.mark.parametrize(
-    ("bind", "url"),
-    [
-        ("127.0.0.1:80", "http://127.0.0.1:80"),
-        ("[::1]:8901", "http://[::1]:8901"),
-        ("localhost:1", "http://localhost:1"),
-    ],
-)
-def test_the_address_of_the_service_is_in_postman_toml(tmp_path: Path, bind: str, url: str) -> None:
-    config = tmp_path / "postman.toml"
-    config.write_text(f'[http]\nbind = "{bind}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
-    config.chmod(0o600)
-    assert url_of(config) == url
-
-
-def test_without_postman_toml_the_usual_address_is_asked_but_not_in_place_of_a_file_that_was_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert url_of(Path("postman.toml")) == "http://127.0.0.1:8901"
-    assert main(["replay", "--all", "--state", "failed", "--config", "prod.tml"]) == 2
-    assert "prod.tml does not exist" in capsys.readouterr().err
-
-
-def test_a_mistake_in_the_file_does_not_keep_a_service_that_runs_from_being_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tmp_path / "postman.toml"
-    config.write_text('[http]\nbind = "127.0.0.1:7"\n[[provider]]\nwieght = 2\n')
-    config.chmod(0o600)
-    assert url_of(config) == "http://127.0.0.1:7"
-    config.write_text('[http]\nbind = "nowhere"\n')
-    with pytest.raises(ConfigError, match=r'postman\.toml: \[http\]: bind = "nowhere" is not an .*\n--url URL'):
-        url_of(config)
-    monkeypatch.setenv("POSTMAN_BIND", "8901")
-    with pytest.raises(ConfigError, match=r'^POSTMAN_BIND = "8901" is not an address'):
-        url_of(config)
-    config.write_text("[http")
-    with pytest.raises(ConfigError, match=r"postman\.toml: not TOML(.|\n)*--url URL"):
-        url_of(config)
-
-
-@pytest.mark.parametrize(("bind", "url"), [("0.0.0.0:1", "http://127.0.0.1:1"), ("[::]:1", "http://[::1]:1")])
-def test_a_service_on_all_addresses_is_asked_on_this_machine(tmp_path: Path, bind: str, url: str) -> None:
-    config = tmp_path / "postman.toml"
-    key = '[[http.key]]\nname = "a"\nsha256 = "' + "0" * 64
-    config.write_text(f'[http]\nbind = "{bind}"\n{key}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
-    config.chmod(0o600)
-    assert url_of(config) == url
