@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -53,6 +53,20 @@ class TcpProxy:
             pass
         await trio.aclose_forcefully(source)
         await trio.aclose_forcefully(sink)
+
+
+async def carry(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
+    """Carry bytes both ways, until either ends; then both are closed."""
+    async with one, other, trio.open_nursery() as nursery:
+        nursery.start_soon(_pump, one, other)
+        nursery.start_soon(_pump, other, one)
+
+
+async def _pump(source: trio.abc.ReceiveStream, sink: trio.abc.SendStream) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for data in source:
+            await sink.send_all(data)
+    await trio.aclose_forcefully(sink)
 
 
 @asynccontextmanager

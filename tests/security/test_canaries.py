@@ -17,7 +17,7 @@ import trio
 from postman.http.keyring import new_key
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer, open_fault_server
-from postman.testing.waiting import wait_for
+from postman.testing.waiting import wait_for, wait_until
 
 SECRET = "SG.canary-of-a-secret.0123456789"
 ADDRESS = "canary@recipient.example"
@@ -139,13 +139,13 @@ def postman(plugins: Path, *words: str) -> list[str]:
 @asynccontextmanager
 async def serving(toml: Path, plugins: Path, level: str) -> AsyncIterator[httpx.AsyncClient]:
     command = postman(plugins, "serve", "--config", str(toml), "--log-level", level)
-    with (toml.parent / "log").open("wb") as log:
-        process = await trio.lowlevel.open_process(command, stderr=log, stdout=log)
+    with (toml.parent / "log").open("wb") as out:
+        process = await trio.lowlevel.open_process(command, stderr=out, stdout=out)
     try:
-        with trio.fail_after(30):
-            while '"ready"' not in (said := (toml.parent / "log").read_text()):
-                assert process.poll() is None, said
-                await trio.sleep(0.05)
+        log = toml.parent / "log"
+        await wait_until(lambda: '"ready"' in log.read_text() or process.returncode is not None)
+        said = log.read_text()
+        assert process.returncode is None, said
         url = json.loads(next(line for line in said.splitlines() if '"ready"' in line))["url"]
         headers = {"Authorization": f"Bearer {KEY.token}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=10, trust_env=False) as client:

@@ -6,25 +6,26 @@ import os
 import pwd
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import psycopg
 import pytest
+import trio
 
 from postman.backends.postgres.server import Server, prepare
 from postman.errors import StoreRefused
 from postman.testing.ports import free_port
 from postman.testing.postgres_server import PostgresServer
+from postman.testing.waiting import wait_for
 
 PROGRAM = shutil.which("pgbouncer")
 
 
-@contextmanager
-def pooled(server: Server, port: int, mode: str, directory: Path) -> Iterator[Server]:
+@asynccontextmanager
+async def pooled(server: Server, port: int, mode: str, directory: Path) -> AsyncIterator[Server]:
     """The same server behind a pooler."""
     own = free_port()
     settings = {"listen_addr": "127.0.0.1", "listen_port": own, "auth_type": "any", "pool_mode": mode}
@@ -43,30 +44,27 @@ def pooled(server: Server, port: int, mode: str, directory: Path) -> Iterator[Se
             user=owner and owner.pw_uid,
         )
     try:
-        through = replace(server, url=server.url.replace(str(port), str(own)))
-        until = time.monotonic() + 10
-        while True:
-            try:
-                psycopg.connect(through.url, connect_timeout=2).close()
-            except psycopg.OperationalError:
-                assert time.monotonic() < until, (directory / "log").read_text()
-                time.sleep(0.05)
-            else:
-                break
-        yield through
+        await wait_for(partial(listens, own), within=10)
+        yield replace(server, url=server.url.replace(str(port), str(own)))
     finally:
         process.kill()
         process.wait()
+
+
+async def listens(port: int) -> bool:
+    try:
+        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="no pgbouncer here")
 async def test_a_pooler_that_shares_sessions_is_refused_with_its_cure_and_one_that_keeps_them_is_not(
     postgres: Server, postgres_process: PostgresServer, tmp_path: Path
 ) -> None:
-    with pooled(postgres, postgres_process.port, "session", tmp_path) as kept:
+    async with pooled(postgres, postgres_process.port, "session", tmp_path) as kept:
         await prepare(kept, durable=True)
-    with (
-        pooled(postgres, postgres_process.port, "transaction", tmp_path) as shared,
-        pytest.raises(StoreRefused, match="pool_mode = session"),
-    ):
-        await prepare(shared, durable=True)
+    async with pooled(postgres, postgres_process.port, "transaction", tmp_path) as shared:
+        with pytest.raises(StoreRefused, match="pool_mode = session"):
+            await prepare(shared, durable=True)

@@ -16,6 +16,7 @@ from postman.backends.postgres.checks import is_exposed
 from postman.backends.postgres.server import Server, prepare
 from postman.errors import StoreUnavailable
 from postman.testing.postgres_server import PostgresServer
+from postman.testing.tcp_proxy import carry
 
 
 @asynccontextmanager
@@ -29,16 +30,7 @@ async def encrypted(port: int, ca: trustme.CA) -> AsyncGenerator[int]:
             await stream.receive_some(8)  # "do you speak TLS?"
             await stream.send_all(b"S")
             secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-            server = await trio.open_tcp_stream("127.0.0.1", port)
-            async with secure, server, trio.open_nursery() as pumps:
-                pumps.start_soon(pump, secure, server)
-                pumps.start_soon(pump, server, secure)
-
-    async def pump(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                await sink.send_all(data)
-        await trio.aclose_forcefully(sink)
+            await carry(secure, await trio.open_tcp_stream("127.0.0.1", port))
 
     async with trio.open_nursery() as nursery:
         listeners: list[trio.SocketListener] = await nursery.start(trio.serve_tcp, serve, 0)

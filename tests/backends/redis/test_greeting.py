@@ -23,6 +23,7 @@ from postman.testing.check_ledger.scene import ACCEPTED
 from postman.testing.ports import free_port
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.standing_clock import StandingClock
+from postman.testing.tcp_proxy import carry
 from postman.testing.waiting import wait_for, wait_until
 
 COUNT = Script("#!lua\nreturn redis.call('INCR', KEYS[1])")
@@ -115,16 +116,7 @@ async def test_tls_is_spoken_and_the_certificate_is_checked(
     ours.issue_cert("localhost").configure_cert(context)
 
     async def serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
-        server = await trio.open_tcp_stream("127.0.0.1", redis_process.port)
-        async with stream, server, trio.open_nursery() as pumps:
-            pumps.start_soon(pump, stream, server)
-            pumps.start_soon(pump, server, stream)
-
-    async def pump(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in source:
-                await sink.send_all(data)
-        await trio.aclose_forcefully(sink)
+        await carry(stream, await trio.open_tcp_stream("127.0.0.1", redis_process.port))
 
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_ssl_over_tcp, serve, 0, context)
