@@ -21,7 +21,7 @@ from postman.backends.redis.ledger_rows import Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
 from postman.backends.redis.witness import Witness
-from postman.errors import IdTaken, KeyReused, StoreRefused
+from postman.errors import DamagedRow, IdTaken, KeyReused
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -126,7 +126,7 @@ class RedisLedger:
             case [b"used", encoded]:
                 used = shelf.used(encoded)
                 if used is None:
-                    raise StoreRefused("what came with this Idempotency-Key before is damaged in the ledger")
+                    raise DamagedRow("what came with this Idempotency-Key before is damaged in the ledger")
                 if used.fingerprint != fingerprint:
                     raise KeyReused("this Idempotency-Key came before with another body")
                 return Accepted(used.ids, replayed=True, noted=self._queue is not None)

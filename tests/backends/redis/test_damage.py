@@ -208,7 +208,7 @@ async def test_a_key_that_cannot_be_read_accepts_nothing_and_is_left_out_of_an_e
         await place.ledger.accept([scene.letter()], "shop", key, b"body")
     place.server.ask("HSET", place.key("keys"), b"shop\0bad", b"\xc1")
     letter = scene.letter()
-    with pytest.raises(StoreRefused, match="Idempotency-Key"):
+    with pytest.raises(DamagedRow, match="Idempotency-Key"):
         await place.ledger.accept([letter], "shop", "bad", b"body")
     assert await place.ledger.read(letter.id, None) is None
     keys, _ = await place.ledger.keys("", 10)
