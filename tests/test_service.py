@@ -26,13 +26,7 @@ from postman.orders import SAME_WISH
 from postman.queue import Queue
 from postman.sending.delivery import Called
 from postman.stores import refuse_pair
-
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
+from postman.testing.customer import MAIL
 
 GRACE = 1
 

@@ -10,6 +10,14 @@ from typing import Any
 import httpx2 as httpx
 import trio
 
+MAIL: Mapping[str, Any] = {
+    "to": [{"email": "ann@example.com"}],
+    "from": {"email": "shop@example.org"},
+    "subject": "hello",
+    "content": [{"type": "text/plain", "value": "x"}],
+}
+"""One, as a client posts it."""
+
 PAUSE = 0.05
 """Seconds between two tries of a request."""
 LOOKS = (0.02, 0.3)

@@ -9,15 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from postman.testing.customer import open_customer
+from postman.testing.customer import MAIL, open_customer
 from postman.testing.program import open_program
 
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x" * 5_000}],
-}
+BULKY = {**MAIL, "content": [{"type": "text/plain", "value": "x" * 5_000}]}
 
 
 def overwrite(database: Path) -> None:
@@ -73,10 +68,10 @@ async def test_what_happens_to_the_file_is_said_and_nothing_is_promised(
     text = toml(ledger=url, queue=url, grace=0.5)
     async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
         await program.start()
-        ids = await customer.post("before", [MAIL] * 20)
+        ids = await customer.post("before", [BULKY] * 20)
         await customer.wait_settled()
         harm(tmp_path / "data" / "postman.db")
-        assert await customer.try_post("after", [MAIL]) is None
+        assert await customer.try_post("after", [BULKY]) is None
         status = await customer.get("/status")
         assert any(words in sentence for sentence in status["because"]), status["because"]
         await program.stop()
@@ -91,7 +86,7 @@ async def test_a_file_that_is_no_database_any_more_is_refused_by_the_next_start_
     database = tmp_path / "postman.db"
     async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
         await program.start()
-        ids = await customer.post("before", [MAIL] * 20)
+        ids = await customer.post("before", [BULKY] * 20)
         await customer.wait_settled()
         await program.kill()
         Path(f"{database}-wal").unlink()
@@ -111,7 +106,7 @@ async def test_a_log_whose_database_was_moved_is_kept_until_it_is_back(
     database, moved = tmp_path / "postman.db", tmp_path / "moved.db"
     async with open_program(tmp_path, toml()) as program, open_customer(lambda: program.url) as customer:
         await program.start()
-        ids = await customer.post("before", [MAIL] * 20)
+        ids = await customer.post("before", [BULKY] * 20)
         await customer.wait_settled()
         await program.kill()
         database.rename(moved)

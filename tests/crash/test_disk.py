@@ -12,19 +12,13 @@ import trio
 
 from postman.row import State
 from postman.testing import sick_disk
-from postman.testing.customer import open_customer
+from postman.testing.customer import MAIL, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
 from postman.testing.program import open_program
 from postman.testing.report import report
 from postman.testing.sick_disk import Fault
 from postman.testing.waiting import wait_until
 
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 Accepted = Callable[[], list[str]]
 Toml = Callable[..., str]
 

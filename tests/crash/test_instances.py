@@ -15,7 +15,7 @@ import trio
 
 from postman.row import Row, State
 from postman.testing import acts
-from postman.testing.customer import Customer, open_customer
+from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
 from postman.testing.haste import hasten, lose_patience, stop_minting_clock
 from postman.testing.pairs import Places
@@ -24,12 +24,6 @@ from postman.testing.report import report
 from postman.testing.waiting import wait_for, wait_until
 
 ENGINES = ("redis", "postgresql")
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from postman.backends.sqlite.queue import queue_on
 from postman.clerk import Clerk
 from postman.provider import boottime
 from postman.row import Now, Policy, Row, State
-from postman.testing.customer import Customer, open_customer
+from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.fault_server import Act, FaultServer, Turn
 from postman.testing.haste import hasten
 from postman.testing.pairs import PAIRS, Pair, Places
@@ -34,13 +34,7 @@ Toml = Callable[..., str]
 
 
 def a_mail(**more: object) -> dict[str, Any]:
-    return {
-        "to": [{"email": "ann@example.com"}],
-        "from": {"email": "shop@example.org"},
-        "subject": "hello",
-        "content": [{"type": "text/plain", "value": "x"}],
-        **more,
-    }
+    return {**MAIL, **more}
 
 
 async def die_and_live_on(

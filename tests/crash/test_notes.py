@@ -9,16 +9,10 @@ from pathlib import Path
 import apsw
 
 from postman.testing import sick_disk
-from postman.testing.customer import open_customer
+from postman.testing.customer import MAIL, open_customer
 from postman.testing.program import open_program
 from postman.testing.waiting import wait_until
 
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 MAILS, COPIES, WORKERS = 20, 5, 16
 NOBODYS: Sequence[str | bytes] = ("0x0000000000000001", "no id", "", b"\xff\xfe", "0x" + "f" * 400)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from postman.testing import sick_disk
-from postman.testing.customer import Customer, open_customer
+from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.haste import hasten
 from postman.testing.mortal_disk import MortalDisk, NoDisk, mortal_disk
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
@@ -24,12 +23,7 @@ CUTS = 3
 PER_LIFE = 100
 """Mails that are promised between two cuts."""
 CUSTOMERS = 4
-MAIL: dict[str, Any] = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x" * 500}],
-}
+BULKY = {**MAIL, "content": [{"type": "text/plain", "value": "x" * 500}]}
 
 
 @pytest.fixture
@@ -50,7 +44,7 @@ async def posting(customer: Customer) -> AsyncIterator[None]:
         request = 0
         while going:
             request += 1
-            await customer.post(f"{number}-{request}", [MAIL] * 5)
+            await customer.post(f"{number}-{request}", [BULKY] * 5)
 
     async with trio.open_nursery() as nursery:
         for number in range(CUSTOMERS):
@@ -137,12 +131,12 @@ async def test_a_disk_that_only_says_that_it_synced_loses_mails_so_the_tests_her
 ) -> None:
     async with open_program(disk.path, toml()) as program, open_customer(lambda: program.url) as customer:
         await program.start()
-        kept = await customer.post("before", [MAIL])
+        kept = await customer.post("before", [BULKY])
         await program.stop()
         disk.sync()
         sick_disk.break_(disk.path / "postman.db", "sync-lies")
         await program.start(before=sick_disk.install)
-        await customer.post("lied", [MAIL] * 10)
+        await customer.post("lied", [BULKY] * 10)
         await disk.cut()
         await program.wait_ended()
         assert {row.id for row in await program.rows()} == {*kept}

@@ -14,18 +14,11 @@ import pytest
 import trio
 
 from postman.row import State
-from postman.testing.customer import open_customer
+from postman.testing.customer import MAIL, open_customer
 from postman.testing.ports import free_port
 from postman.testing.program import open_program
 from postman.testing.report import report
 from postman.testing.waiting import PATIENCE
-
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 
 
 async def test_without_files_to_open_nothing_is_sent_no_attempt_is_burnt_and_status_says_so(

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from postman.testing import acts, sick_disk
-from postman.testing.customer import Customer, open_customer
+from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.fault_server import FaultServer
 from postman.testing.haste import hasten
 from postman.testing.pairs import Places
@@ -18,13 +18,6 @@ from postman.testing.program import Program, open_program
 from postman.testing.redis_server import RedisServer
 from postman.testing.report import report
 from postman.testing.waiting import wait_until
-
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 
 
 def logged(program: Program, words: str) -> bool:

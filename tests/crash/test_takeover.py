@@ -5,23 +5,19 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from postman.row import State
-from postman.testing.customer import Customer, open_customer
+from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.haste import hasten
 from postman.testing.pairs import Places
 from postman.testing.program import open_program
+from postman.testing.waiting import wait_for
 
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 STEPS = {
     "W2": {State.SENT},
     "W5": {State.SENT, State.HELD},
@@ -34,13 +30,9 @@ STEPS = {
 any more; then a person decides."""
 
 
-async def wait_for(customer: Customer, id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+async def wait_told(customer: Customer, id: str, true: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """Wait until something is true of a mail."""
-    with trio.fail_after(40):
-        while True:
-            told: dict[str, Any] = await customer.get(f"/mail/{id}")
-            if true(told):
-                return told
+    return await wait_for(partial(customer.get, f"/mail/{id}"), true, within=40)
 
 
 def is_in(*states: State) -> Callable[[dict[str, Any]], bool]:
@@ -72,11 +64,11 @@ async def test_what_another_instance_has_judged_meanwhile_is_mended_and_nothing_
                 await one.wait_stopped()
                 await other.start(before=hasten)
                 (id,) = [mail["tracking-id"] for mail in (await judge.get("/mail"))["mails"]]
-                judged = await wait_for(judge, id, is_in(State.SENT if step == "W1" else State.HELD))
+                judged = await wait_told(judge, id, is_in(State.SENT if step == "W1" else State.HELD))
                 one.signal(signal.SIGCONT)
             if step != "W1":
-                await wait_for(judge, id, lambda told: len(told["history"]) > len(judged["history"]))
-            await wait_for(judge, id, is_in(*STEPS[step]))
+                await wait_told(judge, id, lambda told: len(told["history"]) > len(judged["history"]))
+            await wait_told(judge, id, is_in(*STEPS[step]))
             promised.extend(customer.ids)
             assert await one.stop() == await other.stop() == 0
 

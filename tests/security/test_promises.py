@@ -27,16 +27,11 @@ from postman.ledger import Call, Claim, Unclaimable
 from postman.provider import Attempt, Phase
 from postman.row import End, EndKind, Policy
 from postman.sending.wall import end_of
+from postman.testing.customer import MAIL
 from postman.testing.letters import a_letter
 from postman.testing.standing_clock import StandingClock
 from postman.testing.waiting import wait_for
 
-MAIL = {
-    "to": [{"email": "ann@example.com"}],
-    "from": {"email": "shop@example.org"},
-    "subject": "hello",
-    "content": [{"type": "text/plain", "value": "x"}],
-}
 TOML = """\
 [http]
 bind = "127.0.0.1:0"
