@@ -67,12 +67,15 @@ class Lanes:
         self._takers = Takers()
         self._alarm = trio.Event()
         self._alarm_at = math.inf
-        for lane in self._lanes:
-            lane.refill_if_low()
 
     def time(self) -> float:
         """The queue's own time in seconds: never goes back, never jumps."""
         return trio.current_time() + self._offset
+
+    def prefetch(self) -> None:
+        """Ask for the first notes of each lane, before anybody takes. Not asked when made: an answer may come at once."""
+        for lane in self._lanes:
+            lane.refill_if_low()
 
     async def run(self) -> None:
         """Wake takers when a delay or a lease is over. Runs as long as the queue is open."""

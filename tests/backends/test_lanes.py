@@ -20,6 +20,8 @@ class Shelf:
         self.taken: list[Entry] = []
         self.asked: list[tuple[int, Place]] = []
         self.lanes = Lanes(60.0, refill=lambda lane, after: self.asked.append((lane, after)))
+        assert not self.asked, "nobody could use an answer yet"
+        self.lanes.prefetch()
 
     def put(self, due: float) -> None:
         entry = Entry(due, len(self.entries), Note(Id(f"0x{len(self.entries):x}")))

@@ -245,6 +245,7 @@ async def queue_on(
 
     async with trio.open_nursery() as nursery:
         table.lanes = Lanes(visibility_timeout, offset=offset, refill=refill, stored=stored)
+        table.lanes.prefetch()
         await database.run(lambda: None)  # behind the first refills, so that what is there can be taken now
         nursery.start_soon(table.lanes.run)
         yield SqliteQueue(database, table, table.lanes)
