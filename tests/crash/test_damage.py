@@ -74,7 +74,8 @@ async def test_what_happens_to_the_file_is_said_and_nothing_is_promised(
         assert await customer.try_post("after", [BULKY]) is None
         status = await customer.get("/status")
         assert any(words in sentence for sentence in status["because"]), status["because"]
-        await program.stop()
+        assert await program.stop() == 1
+    assert "put it, or a copy of it, back before the next start" in program.log
     assert "Traceback" not in program.log
     assert sorted(accepted()) == sorted(ids)
 

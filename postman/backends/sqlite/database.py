@@ -22,7 +22,7 @@ import apsw
 import outcome
 import trio
 
-from postman.backends.sqlite.file import connect, identity, locked, translated
+from postman.backends.sqlite.file import Identity, connect, identity, locked, translated
 from postman.backends.sqlite.log import Log
 from postman.errors import PostmanError, StoreBroken, StoreRefused, StoreUnavailable
 
@@ -34,6 +34,7 @@ BUSY: Final = 4
 ROWS_PER_STATEMENT: Final = (64, 32, 16, 8, 4, 2, 1)
 """Powers of two: few statements for any number of rows, and few texts, so that SQLite keeps them all prepared."""
 
+_MOVED: Final = "or the -wal beside it was moved or deleted while it is in use"
 _UNWRITABLE: Final = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError)
 
 
@@ -81,6 +82,7 @@ class Database:
         participants: who is told of flushes, commits and roll-backs; add to it before the first operation.
         commits: how many transactions were committed.
         broken: why nothing is written any more; None: all is well.
+        harm: what had happened to the file when it was closed; "": nothing.
     """
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
@@ -90,6 +92,7 @@ class Database:
         self.participants: list[Participant] = []
         self.commits = 0
         self.broken: str | None = None
+        self.harm = ""
         self._unwritable = False
         self._identity = identity(path)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -184,6 +187,7 @@ class Database:
                 self._token.run_sync_soon(_settle, told, batch)
             if self.broken is None:
                 self._log.shorten()
+        self.harm = _harm(self._identity, identity(self.path))
         self._log.close()
         with suppress(apsw.Error):  # a broken file cannot be closed well, and need not be
             self.connection.close()
@@ -241,13 +245,13 @@ class Database:
         if self.broken is not None:
             raise StoreBroken(self.broken)
         now = identity(self.path)
-        if now.files != self._identity.files:
+        harm = _harm(self._identity, now)
+        if harm == _MOVED:
             raise StoreUnavailable(
-                f"{self.path} or the -wal beside it was moved or deleted while it is in use; put it back before the"
-                " service ends, else what is in it is lost"
+                f"{self.path} {harm}; put it back before the service ends, else what is in it is lost"
             )
-        if now.size < self._identity.size:
-            raise StoreRefused(f"{self.path} was cut short while it is in use; end the service and restore a copy")
+        if harm:
+            raise StoreRefused(f"{self.path} {harm}; end the service and restore a copy")
         self._identity = now
 
     def _roll_back(self) -> None:
@@ -265,6 +269,7 @@ async def open_database(path: str | Path, vfs: str = "") -> AsyncGenerator[Datab
     Leaving the block commits what was asked for and closes. `vfs` names another SQLite VFS (tests inject faults by it).
 
     Raises:
+        StoreBroken: at the end, the file was moved, deleted or cut short: what was accepted is at risk.
         StoreRefused: another process has it, it is no file of ours, damaged, of a newer version, or cannot be written.
     """
     path = Path(path)
@@ -279,6 +284,18 @@ async def open_database(path: str | Path, vfs: str = "") -> AsyncGenerator[Datab
             database.close()
             with trio.CancelScope(shield=True):  # what was asked for is committed; a commit is short
                 await ended.wait()
+        if database.harm:
+            raise StoreBroken(
+                f"{path} {database.harm}: put it, or a copy of it, back before the next start, else what is in it is"
+                " lost"
+            )
+
+
+def _harm(before: Identity, now: Identity) -> str:
+    """What somebody did to the file meanwhile, as the end of a sentence; "": nothing."""
+    if now.files != before.files:
+        return _MOVED
+    return "was cut short while it is in use" if now.size < before.size else ""
 
 
 def _settle(told: Sequence[Callable[[], None]], batch: Sequence[_Job]) -> None:
