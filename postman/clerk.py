@@ -22,7 +22,7 @@ import trio
 from postman import journal
 from postman.errors import StoreError
 from postman.ledger import Ledger
-from postman.queue import MAX_DELAY, Note, Queue
+from postman.queue import Note, Queue, bounded
 from postman.row import Row, State, Verb
 
 _log = structlog.get_logger()
@@ -112,8 +112,7 @@ class Clerk:
         by_delay: dict[float, list[Note]] = {}
         now = self._wall()
         for row in rows:
-            delay = min(MAX_DELAY, max(0.0, row.due - now))
-            by_delay.setdefault(delay, []).append(Note(row.id, row.lane, row.size))
+            by_delay.setdefault(bounded(row.due - now), []).append(Note(row.id, row.lane, row.size))
         for delay, notes in by_delay.items():
             await self._queue.put(notes, delay)
 

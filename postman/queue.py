@@ -71,6 +71,11 @@ def read_note(data: bytes | str) -> Note | None:
     return Note(Id(""), version=version) if version > VERSION else None
 
 
+def bounded(delay: float) -> float:
+    """A delay as every queue takes it: from 0 to `MAX_DELAY` seconds."""
+    return min(max(float(delay), 0.0), MAX_DELAY)
+
+
 class Lease(msgspec.Struct, frozen=True):
     """A note in the hands of one taker until acked, released, buried, or over.
 

@@ -11,7 +11,7 @@ import trio
 from postman.backends.lanes import Entry, Lanes
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
+from postman.queue import Lease, Note, Queue, QueueSettings, QueueStatistics, bounded
 
 
 class MemoryQueue:
@@ -28,7 +28,7 @@ class MemoryQueue:
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """See `Queue.put`."""
         await trio.lowlevel.checkpoint()
-        due = self._lanes.time() + min(delay, MAX_DELAY)
+        due = self._lanes.time() + bounded(delay)
         self._lanes.show([Entry(due, next(self._numbers), note) for note in notes])
 
     async def take(self) -> Lease:
@@ -45,7 +45,7 @@ class MemoryQueue:
         await trio.lowlevel.checkpoint()
         entry = self._lanes.end(lease)
         if delay > 0:
-            entry = Entry(self._lanes.time() + min(delay, MAX_DELAY), next(self._numbers), entry.note)
+            entry = Entry(self._lanes.time() + bounded(delay), next(self._numbers), entry.note)
         self._lanes.show([entry])
 
     async def bury(self, lease: Lease, reason: str) -> None:  # noqa: ARG002  # nobody could read it

@@ -27,7 +27,7 @@ from postman.backends.postgres.queue_moves import Ack, Announce, Bury, Move, Mov
 from postman.backends.postgres.server import PostgresSettings, Server, check, open_side, prepare, server_of
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.queue import Lease, Note, Queue, QueueStatistics, bounded
 from postman.takers import Takers
 
 POLL: Final = 5.0
@@ -55,7 +55,7 @@ class PostgresQueue:
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """See `Queue.put`. All or none."""
-        await self._line.run(Put(tuple((note, _bounded(delay)) for note in notes)))
+        await self._line.run(Put(tuple((note, bounded(delay)) for note in notes)))
         self.wake()
 
     async def take(self) -> Lease:
@@ -68,7 +68,7 @@ class PostgresQueue:
 
     async def release(self, lease: Lease, delay: float = 0) -> None:
         """See `Queue.release`. Without a delay the note is in its old place again."""
-        await self._line.run(Release(lease.handle, _bounded(delay)))
+        await self._line.run(Release(lease.handle, bounded(delay)))
         self.wake()
 
     async def bury(self, lease: Lease, reason: str) -> None:
@@ -142,10 +142,6 @@ class PostgresQueue:
             while heard := connection.pgconn.notifies():
                 if heard.extra.decode() != instance:
                     self.wake()
-
-
-def _bounded(delay: float) -> float:
-    return min(max(float(delay), 0.0), MAX_DELAY)
 
 
 def _listening(server: Server, channel: str) -> Connection:

@@ -24,7 +24,7 @@ from postman.backends.redis.client import Client, open_client
 from postman.errors import LeaseLost, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import LANE_WEIGHTS, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics, read_note
+from postman.queue import LANE_WEIGHTS, LANES, Lease, Note, Queue, QueueStatistics, bounded, read_note
 from postman.takers import Takers
 
 BATCH: Final = 64
@@ -84,7 +84,7 @@ class RedisQueue:
 
     async def release(self, lease: Lease, delay: float = 0) -> None:
         """See `Queue.release`."""
-        _was_held(await self._client.commit(scripts.RELEASE, self.keys, self.now(), lease.handle, _delay(delay)))
+        _was_held(await self._client.commit(scripts.RELEASE, self.keys, self.now(), lease.handle, _ms(bounded(delay))))
 
     async def bury(self, lease: Lease, reason: str) -> None:
         """See `Queue.bury`."""
@@ -140,11 +140,7 @@ class RedisQueue:
 
 def put_arguments(note: Note, delay: float) -> tuple[int, int, bytes]:
     """A note for the script that puts it."""
-    return note.lane, _delay(delay), msgspec.json.encode(note)
-
-
-def _delay(seconds: float) -> int:
-    return _ms(min(max(seconds, 0.0), MAX_DELAY))
+    return note.lane, _ms(bounded(delay)), msgspec.json.encode(note)
 
 
 def _ms(seconds: float) -> int:

@@ -28,7 +28,7 @@ from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import LedgerSettings
 from postman.mail import Id
-from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics
+from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics, bounded
 
 _NONSENSE = (
     "lane NOT IN (0, 1, 2) OR typeof(due) != 'real' OR due NOT BETWEEN 0 AND 1e11 OR typeof(seq) != 'integer'"
@@ -63,7 +63,7 @@ class SqliteQueue:
     def entry(self, note: Note, delay: float = 0) -> Entry:
         """A note with a place in its lane, for `NoteTable.add`."""
         self.table.last_number += 1
-        return Entry(self._lanes.time() + min(max(delay, 0), MAX_DELAY), self.table.last_number, note)
+        return Entry(self._lanes.time() + bounded(delay), self.table.last_number, note)
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """See `Queue.put`. All or none."""

@@ -26,7 +26,7 @@ from postman.backends.sqs.refusal import CREDENTIALS, DENIED, MISSING, Refusal
 from postman.errors import LeaseLost, StoreRefused, StoreUnavailable
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
-from postman.queue import COPY, LANES, MAX_DELAY, Lease, Note, Queue, QueueStatistics
+from postman.queue import COPY, LANES, Lease, Note, Queue, QueueStatistics, bounded
 
 FRESH: Final = 5.0
 """Seconds for which statistics are not asked for again."""
@@ -67,7 +67,7 @@ class SqsQueue:
         for note in notes:
             channel = self._channels[note.lane if len(self._channels) == LANES else 0]
             bodies.setdefault(channel, []).append(msgspec.json.encode(note).decode())
-        sent = [channel.send(texts, _bounded(delay)) for channel, texts in bodies.items()]
+        sent = [channel.send(texts, bounded(delay)) for channel, texts in bodies.items()]
         for group in sent:
             await group.wait()
 
@@ -83,7 +83,7 @@ class SqsQueue:
     async def release(self, lease: Lease, delay: float = 0) -> None:
         """See `Queue.release`."""
         with _ending(lease) as held:
-            await held.channel.hide(held.message, _bounded(delay))
+            await held.channel.hide(held.message, bounded(delay))
 
     async def bury(self, lease: Lease, reason: str) -> None:
         """See `Queue.bury`. The copy has `COPY` characters, since ten go into one call; or it is a line of the log."""
@@ -133,10 +133,6 @@ def _ending(lease: Lease) -> Generator[Held]:
     except StoreUnavailable:
         held.ends = ends
         raise
-
-
-def _bounded(delay: float) -> float:
-    return min(max(delay, 0.0), MAX_DELAY)
 
 
 @asynccontextmanager
