@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tomllib
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
 
 from postman.cli import main
 from postman.config import load
 from postman.errors import ConfigError
 from postman.kind import ONLY_FAKES
+from postman.testing.fault_server import Act, Turn, open_fault_server
 
 FAKE = '[[provider]]\nname = "primary"\nplugin = "fake"\n'
 
@@ -101,6 +104,38 @@ def test_check_live_asks_each_provider_and_ends_with_1_when_one_is_not_well(tmp_
     assert [provider["good"] for provider in document["providers"]] == [True, False]
     assert document["providers"][0]["said"] == "a fake: delivers nothing"
     assert "canary" not in ended.stdout + ended.stderr
+
+
+async def test_check_live_asks_all_providers_at_once_and_tells_them_in_the_order_of_the_file(tmp_path: Path) -> None:
+    asked, names = trio.Event(), ["first", "second", "third"]
+    answered = {name: trio.Event() for name in names}
+
+    async def play(turn: Turn) -> bool:
+        """The last one answers first, once all were asked."""
+        await turn.read_request()
+        name = turn.request.headers["authorization"].removeprefix("Bearer ")
+        if len(vendor.requests) == len(names):
+            asked.set()
+        await asked.wait()
+        if name != names[-1]:
+            await answered[names[names.index(name) + 1]].wait()
+        await turn.stream.send_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+        answered[name].set()
+        return True
+
+    async with open_fault_server(otherwise=Act(play)) as vendor:
+        tables = (
+            f'[[provider]]\nname = "{name}"\nplugin = "sendgrid"\n'
+            f'settings = {{ api-key = {{ env = "KEY_{name}" }}, base-url = "{vendor.url}" }}\n'
+            for name in names
+        )
+        keys = {f"KEY_{name}": name for name in names}
+        command = partial(ran, "check", "--live", *configured(tmp_path, "".join(tables)), **keys)
+        ended = await trio.to_thread.run_sync(command)
+    assert ended.returncode == 1
+    lines = [line.split(maxsplit=2) for line in ended.stdout.splitlines()]
+    assert [(name, verdict) for name, verdict, _ in lines] == [(name, "BAD") for name in names], ended.stdout
+    assert all("401" in said for _, _, said in lines), ended.stdout
 
 
 def test_plugins_are_listed_with_their_distributions(capsys: pytest.CaptureFixture[str]) -> None:
