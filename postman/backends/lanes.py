@@ -11,7 +11,7 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -26,6 +26,26 @@ type Place = tuple[float, int]
 """Where a note stands in its lane."""
 
 BEGIN: Place = (-math.inf, 0)
+
+
+class Weighted(Protocol):
+    """A lane that gets its turns by weight; its credit, 0 at first, says how near the next one is."""
+
+    weight: int
+    credit: int
+
+
+def next_turn[L: Weighted](lanes: Sequence[L]) -> L:
+    """Whose turn it is among `lanes`, of which there is one at least: smooth weighted round robin."""
+    for lane in lanes:
+        lane.credit += lane.weight
+    chosen = max(lanes, key=_credit)
+    chosen.credit -= sum(lane.weight for lane in lanes)
+    return chosen
+
+
+def _credit(lane: Weighted) -> int:
+    return lane.credit
 
 
 class Entry(NamedTuple):
@@ -73,7 +93,7 @@ class Lanes:
         return trio.current_time() + self._offset
 
     def prefetch(self) -> None:
-        """Ask for the first notes of each lane, before anybody takes. Not asked when made: an answer may come at once."""
+        """Ask for the first notes of each lane, before anybody takes. Not when made: an answer may come at once."""
         for lane in self._lanes:
             lane.refill_if_low()
 
@@ -112,17 +132,12 @@ class Lanes:
             return lease
         return await self._takers.wait(self._set_alarm)
 
-    def held(self, lease: Lease) -> Entry:
-        """The note of a lease that is not over; else `LeaseLost`."""
+    def end(self, lease: Lease) -> Entry:
+        """End a lease; its note is no longer here. Raises `LeaseLost`."""
         self._expire(self.time())
         if lease.handle not in self._leases:
             raise LeaseLost("the lease of this note was over")
-        return self._leases[lease.handle][1]
-
-    def end(self, lease: Lease) -> Entry:
-        """End a lease; its note is no longer here. Raises `LeaseLost`."""
-        entry = self.held(lease)
-        del self._leases[lease.handle]
+        _, entry = self._leases.pop(lease.handle)
         return entry
 
     def statistics(self, buried: int) -> QueueStatistics:
@@ -143,17 +158,13 @@ class Lanes:
             self._alarm.set()
 
     def _next_lease(self) -> Lease | None:
-        """Lease the next note: smooth weighted round robin among the lanes that have one."""
+        """Lease the next note, of the lane whose turn it is among those that have one."""
         now = self.time()
         self._expire(now)
         lanes = [lane for lane in self._lanes if lane.is_ready(now)]
         if not lanes:
             return None
-        for lane in lanes:
-            lane.credit += lane.weight
-        chosen = max(lanes, key=_credit)
-        chosen.credit -= sum(lane.weight for lane in lanes)
-        entry = chosen.pop()
+        entry = next_turn(lanes).pop()
         self._last_lease += 1
         self._leases[self._last_lease] = now + self._visibility_timeout, entry
         return Lease(entry.note, self._last_lease)
@@ -246,7 +257,3 @@ class _Lane:
         self._beyond += len(entries) - len(kept)
         self.ready = [entry for entry in kept if entry.due <= now]
         self.delayed = [entry for entry in kept if entry.due > now]
-
-
-def _credit(lane: _Lane) -> int:
-    return lane.credit

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 import trio
 
+from postman.backends.lanes import next_turn
 from postman.backends.sqs.channel import Channel, Message
 from postman.errors import StoreError
 from postman.queue import LANE_WEIGHTS, Lease, read_note
@@ -101,16 +102,12 @@ class Receiver:
                 self._nursery.start_soon(self._watch, lane)
 
     def _shares(self) -> Iterator[tuple[_Lane, int]]:
-        """Which lanes to ask for how many: smooth weighted round robin among those that have some."""
+        """Which lanes to ask for how many, by their turns among those that have some."""
         stocked = [lane for lane in self._lanes if lane.stocked]
         free = min(len(self._takers) - self._asked, MOST * (CALLS - self._calls)) if stocked else 0
         shares: Counter[_Lane] = Counter()
         for _ in range(free):
-            for lane in stocked:
-                lane.credit += lane.weight
-            chosen = max(stocked, key=_credit)
-            chosen.credit -= sum(lane.weight for lane in stocked)
-            shares[chosen] += 1
+            shares[next_turn(stocked)] += 1
         for lane, share in shares.items():
             for start in range(0, share, MOST):
                 yield lane, min(MOST, share - start)
@@ -182,7 +179,3 @@ class _Lane:
         self.watched = False
         self.failure: StoreError | None = None
         self.pause = PAUSES[0]
-
-
-def _credit(lane: _Lane) -> int:
-    return lane.credit
