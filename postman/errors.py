@@ -14,11 +14,12 @@ PostmanError
  |   +- LeaseLost                   the note's lease is over; somebody else may have it
  +- TooLate                         the claim's lease is over: the call must not begin
  +- BreakerOpen                     (breaker.py) the call was not begun
- +- ProviderError                   how a provider call ended, when not with a Receipt: design of the outcomes below
+ +- ProviderError                   how a provider call ended, when not with a Receipt
      +- NotAccepted                 SURELY not accepted
      |   +- ProviderUnavailable     the provider's fault or limit; another provider may be asked now
      |   +- ProviderMisconfigured   our account or settings; another provider may be asked now
      |   +- MailRefused             this provider refuses this mail; another provider may be asked now
+     |   |   +- PluginBug           the plugin broke before anything was handed over
      |   +- MailRejected            the mail is wrong anywhere, or must not be sent; nobody is asked
      +- OutcomeUnknown              PERHAPS accepted; nobody else is ever asked by itself
 """

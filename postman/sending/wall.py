@@ -23,6 +23,7 @@ from postman.errors import (
     ProviderMisconfigured,
     ProviderUnavailable,
     TooLate,
+    leaf,
 )
 from postman.guard import Cut, Hold
 from postman.mail import Letter
@@ -58,12 +59,12 @@ async def ask(carrier: Carrier, letter: Letter, attempt: Attempt, hold: Hold) ->
         except (ProviderError, TooLate, trio.Cancelled):
             raise
         except BaseException as error:  # a plugin may raise anything, SystemExit too
-            leaf = _without_cancellation(error)
-            if leaf is None:
+            raised = _without_cancellation(error)
+            if raised is None:
                 raise
-            if isinstance(leaf, ProviderError | TooLate):
-                raise leaf from error
-            raise _judge_bug(leaf, carrier, attempt) from error
+            if isinstance(raised, ProviderError | TooLate):
+                raise raised from error
+            raise _judge_bug(raised, carrier, attempt) from error
         raise OutcomeUnknown(_told(carrier, f"send() returned {type(receipt).__name__}"))
     handed_over = may_have_been_accepted(attempt.phase, marks=carrier.terms.marks)
     if call.cut is Cut.DRAIN:
@@ -98,12 +99,10 @@ def fit(receipt: Receipt, letter: Letter) -> Receipt:
 
 def _without_cancellation(error: BaseException) -> BaseException | None:
     """What a plugin's nursery raised, beside that it was cancelled; a group of one is that one."""
-    if isinstance(error, BaseExceptionGroup):
-        _, rest = error.split(trio.Cancelled)
-        while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
-            rest = rest.exceptions[0]
-        return rest
-    return error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    _, rest = error.split(trio.Cancelled)
+    return None if rest is None else leaf(rest)
 
 
 def may_have_been_accepted(phase: Phase, *, marks: bool) -> bool:
