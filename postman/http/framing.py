@@ -10,13 +10,11 @@ import h11
 
 MAX_HEADERS = 65_536
 """Bytes of a request line with its headers; beyond: 431."""
+RETRY_AFTER = b"1"
+"""Seconds after which a client may ask again that was refused for want of room."""
 
 _LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, or a folded header
 _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
-
-
-BUSY_RETRY = b"1"
-"""Seconds after which a client may ask again that was refused for want of room."""
 
 
 class Load:
@@ -133,7 +131,7 @@ class Framing(h11.Connection):
         headers = [(name, value) for name, value in refusal.headers if name != b"content-length"]
         headers += [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
-            headers.append((b"retry-after", BUSY_RETRY))
+            headers.append((b"retry-after", RETRY_AFTER))
         head = super().send(h11.Response(status_code=status, headers=headers)) or b""
         return head + (super().send(h11.Data(data=body)) or b"")
 

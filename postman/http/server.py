@@ -20,9 +20,12 @@ from hypercorn.typing import ASGIFramework
 from postman.config import Http
 from postman.host import http_url
 from postman.http.conversation import Conversation
-from postman.http.framing import Load
+from postman.http.framing import RETRY_AFTER, Load
 
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    % RETRY_AFTER
+)
 
 _log = structlog.get_logger()
 
