@@ -34,8 +34,7 @@ POINTS = frozenset(
     f"{way}{number}" for way, last in {"A": 7, "W": 10, "X": 5, "Y": 3}.items() for number in range(1, last + 1)
 ) - {"W6"}
 
-
-_actions: dict[tuple[str, int], str] = {}
+_actions: dict[tuple[str, int], tuple[str, float]] = {}
 _hits: Counter[str] = Counter()
 
 
@@ -55,14 +54,14 @@ def arm(plan: str) -> None:
     Raises:
         ValueError: a word of the plan cannot be read.
     """
-    actions: dict[tuple[str, int], str] = {}
+    actions: dict[tuple[str, int], tuple[str, float]] = {}
     for word in plan.split():
         point, _, rest = word.partition("=")
         action, _, number = rest.partition("@")
         name, _, seconds = action.partition(":")
         if point not in POINTS or name not in {"kill", "stop", "raise", "pause"} or (name == "pause") != bool(seconds):
             raise ValueError(f"POSTMAN_FAILPOINTS: {word!r} is not POINT=ACTION[@N], such as W5=kill or A3=pause:2@7")
-        actions[point, int(number or 1)] = f"{name}:{float(seconds or 0)}"
+        actions[point, int(number or 1)] = name, float(seconds or 0)
     _actions.clear()
     _actions.update(actions)
     _hits.clear()
@@ -70,14 +69,14 @@ def arm(plan: str) -> None:
 
 def _reach(point: str) -> None:
     _hits[point] += 1
-    name, _, seconds = _actions.get((point, _hits[point]), "").partition(":")
+    name, seconds = _actions.get((point, _hits[point]), ("", 0.0))
     match name:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         case "pause":
-            time.sleep(float(seconds))
+            time.sleep(seconds)
         case "raise":
             raise Failure(point)
 

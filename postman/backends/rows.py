@@ -190,7 +190,7 @@ def claim(
     if before is None:
         return Unclaimable(None)
     row, call = transitions.claim(before, calls, after, policy, now, owner=owner)
-    letter = None if call is None else _letter(rows, id) if after is None else after.claim.letter
+    letter = None if call is None else letter_of(id, rows.body(id)) if after is None else after.claim.letter
     if letter is None and call is not None:
         row, call = transitions.spoil(before, now), None
     if row is not before:
@@ -317,10 +317,6 @@ def letter_of(id: Id, body: bytes | None) -> Letter | None:
     except UNREADABLE:
         return None
     return letter if letter.id == id else None
-
-
-def _letter(rows: Present, id: Id) -> Letter | None:
-    return letter_of(id, rows.body(id))
 
 
 def _ours(rows: Present, id: Id) -> Row | None:
