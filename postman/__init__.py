@@ -16,17 +16,22 @@ r"""Postman: takes mails over HTTP and delivers each through one of several prov
 The floors, from the street up; imports run downwards only:
 
 - the command line: `cli`, and `commands/`: they run a service, ask one that runs, check what it is made of, or move its
-  backlog; `logs`
-- the house: `service` puts all parts together, `office` answers for it, `reload` changes it under load, `fleet` and
-  `stores` open and close what it is made of; `aws_lambda` puts the way out together, for an event (`sqs_event`, `crew`)
+  backlog
+- the house: `service` puts all parts together, `office` answers for it with its `status`, `orders` are what signals ask
+  of it, `reload` changes it under load, `fleet` and `stores` open and close what it is made of; `aws_lambda` puts the
+  way out together, for an event (`sqs_event`); `removal` moves a `backlog` from one ledger to another
 - the way in: `http/`, where `endpoint` reads and answers what `server` brings, and `intake` with `allowance`
-- the way out: `sending/`, where a `worker` takes a note and its `delivery` asks a `carrier` that the `postbox` chose
+- the way out: `sending/`, where a `worker` takes a note and its `delivery` asks a `carrier` that the `postbox` chose;
+  `journal` is its line in the log
 - between them: `clerk`; `roster` counts who delivers how much
-- what queues have in common: `takers`; several as one: `shards`
-- contracts: `ledger` (with `row`, and `transitions`: what may happen to it), `queue`, `provider`, `kind` and
-  `hookspecs` (what a plugin registers), `wire` (how a provider meets the network), `mail`, `config`, `errors`
-- implementations: `backends/`, a folder for each engine; providers are plugins, found by `registry`
-- libraries that know nothing of the house: `breaker`, `guard`, `flake`, `bucket`
+- contracts: `ledger` (with `row`, `transitions`: what may happen to it, and `movable`), `queue`, `provider`, `kind` and
+  `hookspecs` (what a plugin registers), `mail`, `config` (read by `table`), `errors`
+- implementations: `backends/`, a folder for each engine; what queues have in common is `takers`, several as one are
+  `shards`; providers are plugins, found by `registry` in a `distribution` or a `plugin_directory`
+- `wire`: how a provider meets the network, by `connection`, `multipart` and `answer`
+- libraries that know nothing of the house: `breaker`, `guard`, `flake`, `bucket`, `pulse`, `logs`, `lookups`; and what
+  is known of `text`, an `address`, a `host`, a `secret`
+- for tests: `testing/`, and `failpoint`
 
 Two promises hold it together. A mail that was answered with 202 on a durable ledger is never lost silently: it ends, or
 it is held for a person, with its reason in the ledger. And a mail is never handed to another provider while the first

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import postman
 from postman import hookspecs
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +25,14 @@ def test_imports_run_downwards_only_and_the_wings_are_apart() -> None:
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert ended.returncode == 0, ended.stdout
+
+
+def test_the_map_shows_every_module_and_folder_and_nothing_that_is_gone() -> None:
+    package = ROOT / "postman"
+    there = {path.stem for path in package.glob("*.py")} | {f"{path.parent.name}/" for path in package.glob("*/*.py")}
+    inside = {path.stem for folder in ("http", "sending") for path in (package / folder).glob("*.py")}
+    shown = set(re.findall(r"`([a-z_]+/?)`", postman.__doc__ or ""))
+    assert there - {"__init__", "__main__"} <= shown <= there | inside
 
 
 def test_the_core_names_no_vendor() -> None:
