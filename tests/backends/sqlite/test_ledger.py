@@ -18,7 +18,7 @@ from postman.backends.columns import key_of
 from postman.backends.sqlite import ledger_rows
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.ledger import SqliteLedger, ledger_on, postman_register
-from postman.backends.sqlite.queue import queue_on
+from postman.backends.sqlite.queue import SqliteQueue, queue_on
 from postman.errors import DamagedRow, IdTaken, KeyReused, StoreFull
 from postman.kind import Surroundings
 from postman.ledger import Claim, Filter, Ledger, LedgerSettings
@@ -51,6 +51,17 @@ def open_sqlite(path: Path) -> OpenLedger:
             yield ledger
 
     return open_it
+
+
+@asynccontextmanager
+async def open_store(path: Path) -> AsyncGenerator[tuple[Database, SqliteQueue, SqliteLedger]]:
+    """The ledger and its queue in one file."""
+    async with (
+        open_database(path) as database,
+        queue_on(database, 60.0) as queue,
+        ledger_on(database, Policy(), StandingClock(), queue) as ledger,
+    ):
+        yield database, queue, ledger
 
 
 @pytest.mark.parametrize(
@@ -136,11 +147,7 @@ async def test_sweeping_leaves_nothing_behind(path: Path) -> None:
 
 
 async def test_letters_and_notes_are_one_transaction(path: Path) -> None:
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), StandingClock(), queue) as ledger,
-    ):
+    async with open_store(path) as (database, queue, ledger):
         scene = Scene(ledger, StandingClock())
         letters = [scene.letter(), scene.letter(send_at=scene.time(60)), scene.letter(send_at=scene.time(10_000))]
         before = database.commits
@@ -177,18 +184,10 @@ async def test_a_claim_in_hand_is_not_undone_by_reading_ahead(open_sqlite: OpenL
 
 
 async def test_an_ack_is_not_forgotten_with_a_transaction_that_was_rolled_back(path: Path) -> None:
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), queue=queue) as ledger,
-    ):
+    async with open_store(path) as (_, _, ledger):
         letter = Scene(ledger, StandingClock()).letter()
         await ledger.accept([letter], "shop", None, b"")
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), queue=queue) as ledger,
-    ):
+    async with open_store(path) as (_, queue, ledger):
         await queue.ack(await queue.take())
         with pytest.raises(IdTaken):
             await ledger.accept([letter], "shop", None, b"")
@@ -197,11 +196,7 @@ async def test_an_ack_is_not_forgotten_with_a_transaction_that_was_rolled_back(p
 
 
 async def test_a_full_disk_refuses_letters_and_takes_them_again_when_there_is_room(path: Path) -> None:
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), StandingClock(), queue) as ledger,
-    ):
+    async with open_store(path) as (database, queue, ledger):
         scene = Scene(ledger, StandingClock())
         limit = partial(database.connection.pragma, "max_page_count")
         id = await scene.queued()
@@ -237,11 +232,7 @@ async def test_before_the_disk_is_full_letters_are_refused_and_consuming_goes_on
 
 
 async def test_another_program_that_reads_without_end_is_told_by_ledger_and_queue(path: Path) -> None:
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), StandingClock(), queue) as ledger,
-    ):
+    async with open_store(path) as (database, queue, ledger):
 
         async def told_after(megabytes: int) -> tuple[str, ...]:
             sql = "INSERT INTO buried (at, reason, bytes) VALUES (0, '', zeroblob(1000000))"
@@ -347,11 +338,7 @@ trio.run(main)
     rest, _ = process.communicate()
     acknowledged += [Id(id) for line in rest.splitlines(keepends=True) if line.endswith("\n") for id in line.split()]
     assert len(acknowledged) >= 1_000
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), queue=queue) as ledger,
-    ):
+    async with open_store(path) as (_, queue, ledger):
         rows = [await ledger.read(id, None) for id in acknowledged]
         assert all(row is not None and row.state is State.QUEUED for row in rows)
         total = (await ledger.statistics()).states[State.QUEUED]
@@ -374,11 +361,7 @@ async def test_the_kind_opens_the_ledger_alone_or_with_its_queue(path: Path) -> 
 
 async def test_a_claim_that_was_committed_is_given_to_its_caller_though_he_was_cancelled(path: Path) -> None:
     chance, clock = random.Random(3), StandingClock()
-    async with (
-        open_database(path) as database,
-        queue_on(database, 60.0) as queue,
-        ledger_on(database, Policy(), clock, queue) as ledger,
-    ):
+    async with open_store(path) as (_, queue, ledger):
         scene = Scene(ledger, clock)
         await scene.accept(*(scene.letter() for _ in range(100)))
 
