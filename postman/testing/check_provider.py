@@ -35,7 +35,7 @@ from postman.mail import Letter
 from postman.provider import Attempt, Phase, Provider, Receipt
 from postman.testing import acts
 from postman.testing.fault_server import Act, FaultServer, open_fault_server
-from postman.testing.letters import LETTERS, a_large_letter, a_letter
+from postman.testing.letters import LETTERS, a_large_letter, a_letter, an_attempt
 from postman.wire import ClientFactory
 
 IN_TIME = 10.0
@@ -93,12 +93,8 @@ async def _opened(subject: Subject) -> AsyncIterator[tuple[FaultServer, Provider
         yield server, provider
 
 
-def _attempt() -> Attempt:
-    return Attempt("the-key", lease_ends=60.0, clock=lambda: 0.0)
-
-
 async def _send(provider: Provider, letter: Letter | None = None, cut_after: float | None = None) -> Ended:
-    attempt = _attempt()
+    attempt = an_attempt()
     with trio.fail_after(IN_TIME), trio.move_on_after(IN_TIME if cut_after is None else cut_after):
         try:
             receipt = await provider.send(letter or LETTERS["text"], attempt)

@@ -1,4 +1,7 @@
-"""Letters that try a provider: every feature of a mail, alone and together, with what is awkward about it."""
+"""Letters that try a provider: every feature of a mail, alone and together, with what is awkward about it.
+
+And `an_attempt` to send one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from postman.mail import Address, Attachment, Content, Id, Letter, Mail
+from postman.provider import Attempt
 
 _ACCEPTED = datetime(2026, 11, 24, 9, 30, tzinfo=UTC)
 _TEXT = Content(type="text/plain", value="Hello,\n\nyour order is on its way.\n")
@@ -23,6 +27,11 @@ def a_letter(id: int = 1, **fields: Any) -> Letter:  # noqa: ANN401  # what Mail
     plain = {"to": (Address(email="ann@example.org"),), "from_": Address(email="shop@example.com")}
     mail = Mail(**{**plain, "subject": "Your order", "content": (_TEXT,), **fields})
     return Letter(id=Id(f"0x{id:016x}"), mail=mail, accepted=_ACCEPTED)
+
+
+def an_attempt() -> Attempt:
+    """An attempt whose lease does not end."""
+    return Attempt("the-key", lease_ends=1.0, clock=lambda: 0.0)
 
 
 def a_large_letter(size: int = 12_582_912) -> Letter:

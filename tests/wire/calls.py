@@ -11,14 +11,11 @@ import trio.testing
 from postman.errors import ProviderError
 from postman.provider import Attempt, Phase
 from postman.testing.fault_server import FaultServer
+from postman.testing.letters import an_attempt
 from postman.testing.waiting import wait_until
 
 LARGE = b"x" * 16_777_216  # more than the kernel takes for a peer that does not read
 IN_TIME = 5.0
-
-
-def an_attempt() -> Attempt:
-    return Attempt("key", lease_ends=100.0, clock=lambda: 0.0)
 
 
 async def ends(call: Callable[[Attempt], Awaitable[object]]) -> tuple[type[ProviderError], Phase, str]:

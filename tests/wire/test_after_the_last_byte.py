@@ -11,8 +11,9 @@ from postman.errors import OutcomeUnknown
 from postman.provider import Phase
 from postman.testing import acts
 from postman.testing.fault_server import Act, FaultServer
+from postman.testing.letters import an_attempt
 from postman.wire import Client
-from tests.wire.calls import an_attempt, ends, wait_all_closed
+from tests.wire.calls import ends, wait_all_closed
 
 ANSWERS_THAT_CANNOT_BE_READ = {
     "reset": acts.reset_after_request(accept=True),

@@ -14,8 +14,9 @@ from postman.errors import ProviderUnavailable, TooLate
 from postman.provider import Attempt, Phase
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer
+from postman.testing.letters import an_attempt
 from postman.wire import Client, ClientFactory
-from tests.wire.calls import LARGE, an_attempt, ends
+from tests.wire.calls import LARGE, ends
 
 
 async def test_a_refused_connection_is_surely_not_accepted() -> None:

@@ -10,8 +10,9 @@ from postman.errors import OutcomeUnknown
 from postman.provider import Phase
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer, open_fault_server
+from postman.testing.letters import an_attempt
 from postman.wire import Client, ClientFactory
-from tests.wire.calls import LARGE, an_attempt, ends, wait_all_closed
+from tests.wire.calls import LARGE, ends, wait_all_closed
 
 
 async def test_a_connection_that_the_vendor_closed_while_idle_leaves_no_doubt(

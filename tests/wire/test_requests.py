@@ -11,8 +11,8 @@ import trio.testing
 from postman.provider import Phase
 from postman.testing import acts
 from postman.testing.fault_server import FaultServer, open_fault_server
+from postman.testing.letters import an_attempt
 from postman.wire import Client, ClientFactory
-from tests.wire.calls import an_attempt
 
 
 async def test_a_request_carries_the_credentials_and_the_body_and_the_answer_comes_back(

@@ -11,8 +11,9 @@ from postman.errors import OutcomeUnknown, ProviderUnavailable
 from postman.provider import Phase
 from postman.testing import acts
 from postman.testing.fault_server import Act, open_fault_server
+from postman.testing.letters import an_attempt
 from postman.wire import ClientFactory
-from tests.wire.calls import LARGE, an_attempt, ends
+from tests.wire.calls import LARGE, ends
 
 
 def tls_of(authority: trustme.CA, *names: str) -> ssl.SSLContext:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,9 +16,8 @@ import trio
 
 from postman.hookspecs import PROVIDERS
 from postman.kind import Surroundings
-from postman.mail import Address, Content, Id, Letter, Mail
+from postman.mail import Address, Letter
 from postman.provider import (
-    Attempt,
     LiveCheck,
     MailRefused,
     MailRejected,
@@ -30,6 +28,7 @@ from postman.provider import (
     Receipt,
 )
 from postman.registry import decode_settings, load_kind
+from postman.testing.letters import a_letter, an_attempt
 from postman.wire import ClientFactory
 from postman_plugin_fake import OUTCOMES, Fake, NoException, Outcome
 
@@ -55,18 +54,8 @@ ENDS: dict[Outcome, tuple[type[BaseException] | None, Phase, bool]] = {
 }
 
 
-def letter(to: str = "ann@example.org", *more: str, id: str = "0x1") -> Letter:
-    mail = Mail(
-        to=tuple(Address(email=email) for email in (to, *more)),
-        from_=Address(email="shop@example.com"),
-        subject="Hello",
-        content=(Content(type="text/plain", value="Hello"),),
-    )
-    return Letter(id=Id(id), mail=mail, accepted=datetime(2026, 1, 1, tzinfo=UTC))
-
-
-def new_attempt() -> Attempt:
-    return Attempt("key-1", lease_ends=1.0, clock=lambda: 0.0)
+def letter(to: str = "ann@example.org", *more: str, id: int = 1) -> Letter:
+    return a_letter(id, to=tuple(Address(email=email) for email in (to, *more)))
 
 
 @asynccontextmanager
@@ -86,18 +75,18 @@ def lines(path: Path) -> list[dict[str, Any]]:
 async def test_every_second_call_fails(plugin: str) -> None:
     async with opened(plugin) as provider:
         for _ in range(3):
-            assert await provider.send(letter(), new_attempt()) == Receipt("fake: not delivered")
+            assert await provider.send(letter(), an_attempt()) == Receipt("fake: not delivered")
             with pytest.raises(ProviderUnavailable):
-                await provider.send(letter(), new_attempt())
+                await provider.send(letter(), an_attempt())
 
 
 async def test_every_nth_call_fails_or_none() -> None:
     async with opened("lamda", **{"fail-every": 1}) as provider:
         with pytest.raises(ProviderUnavailable):
-            await provider.send(letter(), new_attempt())
+            await provider.send(letter(), an_attempt())
     async with opened("lamda", **{"fail-every": 0}) as provider:
         for _ in range(5):
-            await provider.send(letter(), new_attempt())
+            await provider.send(letter(), an_attempt())
 
 
 def test_every_outcome_but_the_crash_is_in_the_table_of_ends() -> None:
@@ -112,7 +101,7 @@ async def test_each_outcome_ends_as_the_table_says(
     error, phase, taken = ENDS[outcome]
     file = tmp_path / "taken.jsonl"
     script = [outcome] if asked_by == "script" else ["accept"]
-    attempt = new_attempt()
+    attempt = an_attempt()
     async with opened("fake", outcomes=script, file=str(file)) as provider:
         to = "ann@example.org" if asked_by == "script" else f"{outcome}@example.org"
         if error is None:
@@ -129,16 +118,16 @@ async def test_each_outcome_ends_as_the_table_says(
 async def test_outcomes_come_one_after_the_other_and_over_again() -> None:
     async with opened("fake", outcomes=["accept", "unavailable"]) as provider:
         for _ in range(2):
-            await provider.send(letter(), new_attempt())
+            await provider.send(letter(), an_attempt())
             with pytest.raises(MailRejected):
-                await provider.send(letter("reject@example.org"), new_attempt())  # does not count
+                await provider.send(letter("reject@example.org"), an_attempt())  # does not count
             with pytest.raises(ProviderUnavailable):
-                await provider.send(letter(), new_attempt())
+                await provider.send(letter(), an_attempt())
 
 
 async def test_an_answer_takes_its_latency(autojump_clock: trio.testing.MockClock) -> None:
     async with opened("fake", latency=3) as provider:
-        await provider.send(letter(), new_attempt())
+        await provider.send(letter(), an_attempt())
     assert autojump_clock.current_time() == pytest.approx(3)
 
 
@@ -146,11 +135,11 @@ async def test_an_answer_takes_its_latency(autojump_clock: trio.testing.MockCloc
 async def test_what_was_accepted_is_in_the_file_line_by_line(tmp_path: Path, fsync: bool) -> None:  # a parameter
     file = tmp_path / "taken.jsonl"
     async with opened("fake", file=str(file), fsync=fsync) as provider:
-        await provider.send(letter("ann@example.org", "bob@example.org"), new_attempt())
-        await provider.send(letter(id="0x2"), new_attempt())
-        await provider.send(letter(), new_attempt())
+        await provider.send(letter("ann@example.org", "bob@example.org"), an_attempt())
+        await provider.send(letter(id=2), an_attempt())
+        await provider.send(letter(), an_attempt())
     first, second, third = lines(file)
-    assert (first["id"], first["key"], first["provider"]) == ("0x1", "key-1", "primary")
+    assert (first["id"], first["key"], first["provider"]) == (letter().id, an_attempt().key, "primary")
     assert first["recipients"] == ["ann@example.org", "bob@example.org"]
     assert len({entry["sha256"] for entry in (first, second, third)}) == 3
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -159,8 +148,8 @@ async def test_what_was_accepted_is_in_the_file_line_by_line(tmp_path: Path, fsy
 async def test_the_same_letter_has_the_same_digest(tmp_path: Path) -> None:
     file = tmp_path / "taken.jsonl"
     async with opened("fake", file=str(file)) as provider:
-        await provider.send(letter(), new_attempt())
-        await provider.send(letter(), new_attempt())
+        await provider.send(letter(), an_attempt())
+        await provider.send(letter(), an_attempt())
     assert len({entry["sha256"] for entry in lines(file)}) == 1
 
 
@@ -172,7 +161,7 @@ def test_a_crash_kills_the_process_after_the_letter_was_accepted(tmp_path: Path)
         "import test_postman_plugin_fake as t\n"
         "async def main():\n"
         f"    async with t.opened('fake', outcomes=['crash'], file={str(file)!r}) as provider:\n"
-        "        await provider.send(t.letter(), t.new_attempt())\n"
+        "        await provider.send(t.letter(), t.an_attempt())\n"
         "trio.run(main)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60, env=dict(os.environ))

@@ -7,9 +7,9 @@ import pytest
 
 from postman.kind import Surroundings
 from postman.mail import Letter
-from postman.provider import Attempt, MailRejected, ProviderMisconfigured, ProviderUnavailable, Receipt
+from postman.provider import MailRejected, ProviderMisconfigured, ProviderUnavailable, Receipt
 from postman.secret import Secret
-from postman.testing.letters import LETTERS, a_letter
+from postman.testing.letters import LETTERS, a_letter, an_attempt
 from postman.wire import ClientFactory
 from postman_plugin_mailgun import Mailgun, Settings, postman_register
 
@@ -17,10 +17,6 @@ from postman_plugin_mailgun import Mailgun, Settings, postman_register
 def opened(base_url: str, client: ClientFactory) -> AbstractAsyncContextManager[Mailgun]:
     settings = Settings(api_key=Secret("a-key-of-the-test"), domain="mg.example.com", base_url=base_url)
     return postman_register().open(settings, Surroundings("mailgun", 4, 5.0, client))
-
-
-def an_attempt() -> Attempt:
-    return Attempt("key", lease_ends=100.0, clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize("letter", LETTERS.values(), ids=LETTERS)

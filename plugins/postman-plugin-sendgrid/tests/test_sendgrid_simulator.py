@@ -7,9 +7,9 @@ import pytest
 
 from postman.kind import Surroundings
 from postman.mail import Address, Letter
-from postman.provider import Attempt, MailRefused, ProviderMisconfigured, ProviderUnavailable, Receipt
+from postman.provider import MailRefused, ProviderMisconfigured, ProviderUnavailable, Receipt
 from postman.secret import Secret
-from postman.testing.letters import LETTERS, a_letter
+from postman.testing.letters import LETTERS, a_letter, an_attempt
 from postman.wire import ClientFactory
 from postman_plugin_sendgrid import SendGrid, Settings, postman_register
 
@@ -17,10 +17,6 @@ from postman_plugin_sendgrid import SendGrid, Settings, postman_register
 def opened(base_url: str, client: ClientFactory) -> AbstractAsyncContextManager[SendGrid]:
     settings = Settings(api_key=Secret("SG.a-key-of-the-test.secret"), base_url=base_url)
     return postman_register().open(settings, Surroundings("sendgrid", 4, 5.0, client))
-
-
-def an_attempt() -> Attempt:
-    return Attempt("key", lease_ends=100.0, clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize("letter", LETTERS.values(), ids=LETTERS)

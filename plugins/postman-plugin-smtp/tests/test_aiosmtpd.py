@@ -18,12 +18,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 
 from postman.mail import Address, Attachment, Content, Letter
-from postman.provider import Attempt, MailRejected, Receipt
+from postman.provider import MailRejected, Receipt
 from postman.secret import Secret
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.ports import free_port
 from postman_plugin_smtp import SmtpProvider
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 type Send = Callable[..., Awaitable[list[Receipt]]]
 
@@ -82,15 +82,13 @@ def port(mailbox: Mailbox, authority: trustme.CA) -> Iterator[int]:
 
 
 @pytest.fixture
-def send(
-    port: int, ca_file: Path, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]
-) -> Callable[..., Any]:
+def send(port: int, ca_file: Path, open_provider: OpenProvider) -> Callable[..., Any]:
     """Send letters over one provider."""
 
     async def send(*letters: Letter) -> list[Receipt]:
         settings = {"security": "starttls", "ca_file": ca_file, "username": "user", "password": Secret("pässword")}
         async with open_provider(port, **settings) as provider:
-            return [await provider.send(letter, make_attempt()) for letter in letters]
+            return [await provider.send(letter, an_attempt()) for letter in letters]
 
     return send
 
@@ -126,10 +124,8 @@ MATRIX: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("fields", MATRIX.values(), ids=MATRIX)
-async def test_a_mail_arrives_as_it_was_asked(
-    fields: dict[str, Any], send: Send, make_letter: MakeLetter, mailbox: Mailbox
-) -> None:
-    letter = make_letter(**fields)
+async def test_a_mail_arrives_as_it_was_asked(fields: dict[str, Any], send: Send, mailbox: Mailbox) -> None:
+    letter = a_letter(**fields)
     mail = letter.mail
     assert await send(letter) == [Receipt("A0001")]
     (envelope,) = mailbox.envelopes
@@ -167,31 +163,27 @@ DOTS = [
 ]
 
 
-async def test_lone_dots_and_bare_line_breaks_arrive_as_one_mail_each(
-    send: Send, make_letter: MakeLetter, mailbox: Mailbox
-) -> None:
+async def test_lone_dots_and_bare_line_breaks_arrive_as_one_mail_each(send: Send, mailbox: Mailbox) -> None:
     texts = [f"a{dots}b{dots}" for dots in DOTS]
-    letters = [make_letter(content=(Content(type="text/plain", value=text),)) for text in texts]
+    letters = [a_letter(content=(Content(type="text/plain", value=text),)) for text in texts]
     assert len(await send(*letters)) == len(DOTS)
     assert [_read(envelope).get_content().removesuffix("\r\n") for envelope in mailbox.envelopes] == [
         re.sub("\r\n|\r|\n", "\r\n", text).removesuffix("\r\n") for text in texts
     ]
 
 
-async def test_refused_recipients_are_named_and_the_others_get_it(
-    send: Send, make_letter: MakeLetter, mailbox: Mailbox
-) -> None:
+async def test_refused_recipients_are_named_and_the_others_get_it(send: Send, mailbox: Mailbox) -> None:
     to = (Address(email="a@example.net"), Address(email="nobody@example.net"))
-    (receipt,) = await send(make_letter(to=to))
+    (receipt,) = await send(a_letter(to=to))
     assert [refusal.recipient for refusal in receipt.refused] == ["nobody@example.net"]
     assert mailbox.envelopes[0].rcpt_tos == ["a@example.net"]
     with pytest.raises(MailRejected):
-        await send(make_letter(to=to[1:]))
+        await send(a_letter(to=to[1:]))
     assert len(mailbox.envelopes) == 1
 
 
-async def test_a_large_attachment_arrives_whole(send: Send, make_letter: MakeLetter, mailbox: Mailbox) -> None:
+async def test_a_large_attachment_arrives_whole(send: Send, mailbox: Mailbox) -> None:
     file = Attachment(filename="f", type="application/octet-stream", content=b"\r\n.\r\n" * 1_000_000)
-    await send(make_letter(attachments=(file,)))
+    await send(a_letter(attachments=(file,)))
     (part,) = _read(mailbox.envelopes[0]).iter_attachments()
     assert part.get_payload(decode=True) == file.content

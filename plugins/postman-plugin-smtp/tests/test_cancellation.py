@@ -11,13 +11,13 @@ import pytest
 import trio
 import trustme
 
-from postman.mail import Attachment, Letter
-from postman.provider import Attempt, Phase, Receipt
+from postman.mail import Attachment
+from postman.provider import Phase, Receipt
 from postman.secret import Secret
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.smtp_fault_server import Fault, open_smtp_fault_server
 from postman_plugin_smtp import SmtpProvider
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 MOMENTS = {
@@ -41,14 +41,12 @@ async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     large = Attachment(filename="large", type="application/octet-stream", content=b"x" * 12_000_000)
-    letter = make_letter(attachments=(large,) if moment == "message" else ())
-    attempt = make_attempt()
+    letter = a_letter(attachments=(large,) if moment == "message" else ())
+    attempt = an_attempt()
     async with (
         open_smtp_fault_server({moment: Fault.STALL}, tls=tls) as server,
         open_provider(
@@ -64,18 +62,16 @@ async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
         await server.wait_closed()
         assert len(server.taken) == (moment == ".")
         server.script.clear()
-        assert await provider.send(make_letter(), make_attempt()) == Receipt("FA01")
+        assert await provider.send(a_letter(), an_attempt()) == Receipt("FA01")
         assert server.open == 1
     await server.wait_closed()
 
 
-async def test_a_provider_that_is_closed_under_cancellation_closes_its_connections(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
+async def test_a_provider_that_is_closed_under_cancellation_closes_its_connections(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server:
         with trio.CancelScope() as scope:
             async with open_provider(server.port) as provider:
-                await provider.send(make_letter(), make_attempt())
+                await provider.send(a_letter(), an_attempt())
                 scope.cancel()
         await server.wait_closed()
     assert server.heard[-1] == "QUIT"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 
-from postman.mail import Address, Attachment, Letter
+from postman.mail import Address, Attachment
 from postman.provider import (
     Attempt,
     MailRefused,
@@ -24,10 +24,10 @@ from postman.provider import (
     TooLate,
 )
 from postman.secret import Secret
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
 from postman_plugin_smtp import SmtpProvider
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 DROP, RESET = Fault.DROP, Fault.RESET
@@ -151,10 +151,10 @@ def _name(row: Row) -> str:
 
 @pytest.mark.parametrize("row", FAULTS, ids=_name)
 async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
-    row: Row, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    row: Row, open_provider: OpenProvider
 ) -> None:
-    letter = make_letter(to=tuple(Address(email=email) for email in row.recipients))
-    attempt = make_attempt()
+    letter = a_letter(to=tuple(Address(email=email) for email in row.recipients))
+    attempt = an_attempt()
     async with (
         open_smtp_fault_server({row.moment: row.act}) as server,
         open_provider(server.port, username="user", password=Secret("password")) as provider,
@@ -168,7 +168,7 @@ async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
         assert "@" not in caught.value.reason
         assert "password" not in caught.value.reason
         server.script.clear()
-        assert await provider.send(letter, make_attempt()) == Receipt("FA01")
+        assert await provider.send(letter, an_attempt()) == Receipt("FA01")
         assert len(server.taken) == row.taken + 1
     assert server.taken[-1].recipients == row.recipients
 
@@ -177,22 +177,20 @@ async def test_a_fault_ends_the_call_as_the_table_says_and_the_next_letter_goes(
     "act", [DROP, RESET, b"552 5.3.4 too large\r\n", b"250 2.0.0 Ok\r\n", b"421 closing\r\n"], ids=repr
 )
 async def test_what_happens_before_the_end_of_a_long_message_is_surely_not_accepted(
-    act: Act, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    act: Act, open_provider: OpenProvider
 ) -> None:
     large = Attachment(filename="large", type="application/octet-stream", content=b"x" * 12_000_000)
-    attempt = make_attempt()
+    attempt = an_attempt()
     async with open_smtp_fault_server({"message": act}) as server, open_provider(server.port) as provider:
         server.extensions = ()
         with pytest.raises(ProviderUnavailable):
-            await provider.send(make_letter(attachments=(large,)), attempt)
+            await provider.send(a_letter(attachments=(large,)), attempt)
     assert attempt.phase is Phase.STARTED
     assert server.taken == []
 
 
-async def test_a_letter_that_some_recipients_may_not_have_is_sent_to_the_others(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
-    letter = make_letter(
+async def test_a_letter_that_some_recipients_may_not_have_is_sent_to_the_others(open_provider: OpenProvider) -> None:
+    letter = a_letter(
         to=(Address(email="a@example.net"),),
         cc=(Address(email="b@example.net"),),
         bcc=(Address(email="c@example.net"),),
@@ -201,43 +199,41 @@ async def test_a_letter_that_some_recipients_may_not_have_is_sent_to_the_others(
         open_smtp_fault_server({"RCPT 2": b"550 5.1.1 <b@example.net>: no such user\r\n"}) as server,
         open_provider(server.port) as provider,
     ):
-        receipt = await provider.send(letter, make_attempt())
+        receipt = await provider.send(letter, an_attempt())
     assert receipt == Receipt("FA01", (Refusal("b@example.net", "550 5.1.1 <(address)>: no such user"),))
     assert server.taken[0].recipients == ("a@example.net", "c@example.net")
 
 
 async def test_when_all_are_refused_for_different_reasons_another_provider_may_be_asked(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider,
 ) -> None:
     script: dict[str, Act] = {"RCPT 1": b"550 5.1.1 no such user\r\n", "RCPT 2": b"554 5.7.1 relay denied\r\n"}
-    letter = make_letter(to=tuple(Address(email=email) for email in TWO))
+    letter = a_letter(to=tuple(Address(email=email) for email in TWO))
     async with open_smtp_fault_server(script) as server, open_provider(server.port) as provider:
         with pytest.raises(MailRefused, match="relay denied"):
-            await provider.send(letter, make_attempt())
+            await provider.send(letter, an_attempt())
 
 
 @pytest.mark.parametrize("moment", ["QUIT", "RSET"])
 @pytest.mark.parametrize("act", [DROP, RESET, GARBAGE, b"421 closing\r\n", b"500 what\r\n"], ids=repr)
-async def test_a_failing_farewell_changes_no_outcome(
-    moment: str, act: Act, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
+async def test_a_failing_farewell_changes_no_outcome(moment: str, act: Act, open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server({moment: act, "RCPT 1": b"550 5.1.1 no\r\n"}) as server:
         async with open_provider(server.port) as provider:
             with pytest.raises(MailRejected):
-                await provider.send(make_letter(), make_attempt())
-            assert await provider.send(make_letter(), make_attempt()) == Receipt("FA01")
+                await provider.send(a_letter(), an_attempt())
+            assert await provider.send(a_letter(), an_attempt()) == Receipt("FA01")
         await server.wait_closed()
     assert len(server.taken) == 1
 
 
 async def test_a_server_that_never_answers_rset_costs_two_seconds_and_a_connection(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt], autojump_clock: object
+    open_provider: OpenProvider, autojump_clock: object
 ) -> None:
     script: dict[str, Act] = {"RSET": Fault.STALL, "RCPT 1": b"450 4.2.0 later\r\n"}
     async with open_smtp_fault_server(script) as server, open_provider(server.port) as provider:
         with pytest.raises(ProviderUnavailable):
-            await provider.send(make_letter(), make_attempt())
-        assert await provider.send(make_letter(), make_attempt()) == Receipt("FA01")
+            await provider.send(a_letter(), an_attempt())
+        assert await provider.send(a_letter(), an_attempt()) == Receipt("FA01")
         assert server.accepted == 2
 
 
@@ -259,11 +255,9 @@ async def test_the_receipt_names_the_queue_id_when_the_server_says_one(
     said: bytes,
     message_id: str | None,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
     async with open_smtp_fault_server({".": said}) as server, open_provider(server.port) as provider:
-        assert await provider.send(make_letter(), make_attempt()) == Receipt(message_id)
+        assert await provider.send(a_letter(), an_attempt()) == Receipt(message_id)
 
 
 @pytest.mark.parametrize(
@@ -277,55 +271,51 @@ async def test_the_receipt_names_the_queue_id_when_the_server_says_one(
     ids=["a reply too many", "MAIL", "RCPT", "DATA"],
 )
 async def test_a_server_that_is_out_of_step_is_not_believed_and_its_connection_not_kept(
-    script: dict[str, Act], open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    script: dict[str, Act], open_provider: OpenProvider
 ) -> None:
     async with open_smtp_fault_server(script) as server, open_provider(server.port) as provider:
         with pytest.raises(ProviderUnavailable):
-            await provider.send(make_letter(), make_attempt())
+            await provider.send(a_letter(), an_attempt())
         server.script.clear()
-        await provider.send(make_letter(), make_attempt())
+        await provider.send(a_letter(), an_attempt())
         assert server.accepted == 2
         assert "RSET" not in server.heard
 
 
 async def test_a_message_larger_than_the_server_takes_is_refused_before_it_hears_of_it(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider,
 ) -> None:
-    attempt = make_attempt()
+    attempt = an_attempt()
     async with open_smtp_fault_server() as server, open_provider(server.port) as provider:
         server.extensions = ("SIZE 200",)
         with pytest.raises(MailRefused, match="the server takes 200"):
-            await provider.send(make_letter(), attempt)
+            await provider.send(a_letter(), attempt)
     assert attempt.phase is Phase.UNMARKED
     assert [line.split()[0] for line in server.heard] == ["EHLO", "QUIT"]
 
 
-async def test_a_lease_that_is_over_sends_nothing(open_provider: OpenProvider, make_letter: MakeLetter) -> None:
+async def test_a_lease_that_is_over_sends_nothing(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server, open_provider(server.port) as provider:
         with pytest.raises(TooLate):
-            await provider.send(make_letter(), Attempt("key-1", lease_ends=0.0, clock=lambda: 1.0))
+            await provider.send(a_letter(), Attempt("key-1", lease_ends=0.0, clock=lambda: 1.0))
     assert not [line for line in server.heard if line.startswith("MAIL")]
 
 
 @pytest.mark.parametrize(
     "said", [b"454 Throttling failure: Maximum sending rate exceeded.\r\n", b"421 4.7.0 Too many\r\n"]
 )
-async def test_a_limit_is_told_apart_from_a_fault(
-    said: bytes, open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
+async def test_a_limit_is_told_apart_from_a_fault(said: bytes, open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server({"MAIL": said}) as server, open_provider(server.port) as provider:
         with pytest.raises(ProviderUnavailable) as caught:
-            await provider.send(make_letter(), make_attempt())
+            await provider.send(a_letter(), an_attempt())
     assert caught.value.throttled
 
 
-async def test_nobody_listening_is_unavailable(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
+async def test_nobody_listening_is_unavailable(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server:
         port = server.port
-    attempt = make_attempt()
+    attempt = an_attempt()
     async with open_provider(port) as provider:
         with pytest.raises(ProviderUnavailable, match="no connection: connection refused"):
-            await provider.send(make_letter(), attempt)
+            await provider.send(a_letter(), attempt)
     assert attempt.phase is Phase.UNMARKED

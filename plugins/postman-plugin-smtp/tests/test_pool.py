@@ -12,24 +12,23 @@ import trio
 import trio.testing
 import trustme
 
-from postman.mail import Letter
-from postman.provider import Attempt, ProviderUnavailable, Receipt
+from postman.provider import ProviderUnavailable, Receipt
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
 from postman_plugin_smtp import SmtpProvider
 from postman_plugin_smtp.connection import Connection
 from postman_plugin_smtp.pool import MAX_IDLE, MAX_LETTERS, Pool
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 type Send = Callable[[SmtpProvider], Awaitable[Receipt]]
 
 
 @pytest.fixture
-def send(make_letter: MakeLetter, make_attempt: Callable[[], Attempt]) -> Send:
+def send() -> Send:
     """Send one letter through a provider."""
 
     async def send(provider: SmtpProvider) -> Receipt:
-        return await provider.send(make_letter(), make_attempt())
+        return await provider.send(a_letter(), an_attempt())
 
     return send
 
@@ -148,12 +147,12 @@ async def test_an_end_that_is_known_survives_a_cancellation() -> None:
 
 
 async def test_a_connection_that_comes_back_after_the_provider_was_closed_is_closed(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
+    open_provider: OpenProvider,
 ) -> None:
     async with open_smtp_fault_server({"DATA": Fault.STALL}) as server:
         async with trio.open_nursery() as nursery:
             async with open_provider(server.port) as provider:
-                nursery.start_soon(provider.send, make_letter(), make_attempt())
+                nursery.start_soon(provider.send, a_letter(), an_attempt())
                 await server.wait_reached("DATA")
                 server.script.clear()
             nursery.cancel_scope.cancel()

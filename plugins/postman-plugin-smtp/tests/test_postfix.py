@@ -17,7 +17,8 @@ import pytest
 import trustme
 
 from postman.mail import Address, Attachment, Content, Letter
-from postman.provider import Attempt, MailRefused, MailRejected, ProviderUnavailable, Receipt
+from postman.provider import MailRefused, MailRejected, ProviderUnavailable, Receipt
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.ports import free_port
 from postman_plugin_smtp import SmtpProvider
 from postman_plugin_smtp.message import render
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.skipif(
     reason="needs Postfix (apt-get install postfix) and root, who alone may start it",
 )
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 type Send = Callable[..., Awaitable[list[Receipt]]]
 
@@ -101,25 +101,23 @@ def postfix(authority: trustme.CA) -> Iterator[Postfix]:
 
 
 @pytest.fixture
-def send(postfix: Postfix, ca_file: Path, open_provider: OpenProvider, make_attempt: Callable[[], Attempt]) -> Send:
+def send(postfix: Postfix, ca_file: Path, open_provider: OpenProvider) -> Send:
     """Send letters over one provider."""
 
     async def send(*letters: Letter) -> list[Receipt]:
         async with open_provider(postfix.port, security="starttls", ca_file=ca_file) as provider:
-            return [await provider.send(letter, make_attempt()) for letter in letters]
+            return [await provider.send(letter, an_attempt()) for letter in letters]
 
     return send
 
 
-async def test_postfix_holds_exactly_the_message_that_was_rendered(
-    postfix: Postfix, send: Send, make_letter: MakeLetter
-) -> None:
+async def test_postfix_holds_exactly_the_message_that_was_rendered(postfix: Postfix, send: Send) -> None:
     file = Attachment(filename="Ü.bin", type="application/octet-stream", content=bytes(range(256)) * 40)
     letters = [
-        make_letter(subject="Grüße", bcc=(Address(email="hidden@example.net"),)),
-        make_letter(content=(Content(type="text/plain", value="a\n.\n\r.\r..\n.\r\nb"),)),
-        make_letter(content=(Content(type="text/html", value="<p>ä"),), attachments=(file,)),
-        make_letter(to=tuple(Address(email=f"u{at}@example.net", name="é, x") for at in range(50))),
+        a_letter(subject="Grüße", bcc=(Address(email="hidden@example.net"),)),
+        a_letter(content=(Content(type="text/plain", value="a\n.\n\r.\r..\n.\r\nb"),)),
+        a_letter(content=(Content(type="text/html", value="<p>ä"),), attachments=(file,)),
+        a_letter(to=tuple(Address(email=f"u{at}@example.net", name="é, x") for at in range(50))),
     ]
     receipts = await send(*letters)
     assert len({receipt.message_id for receipt in receipts}) == len(letters)
@@ -130,19 +128,19 @@ async def test_postfix_holds_exactly_the_message_that_was_rendered(
         assert b"hidden" not in held
 
 
-async def test_postfix_refuses_recipients_one_by_one(send: Send, make_letter: MakeLetter) -> None:
+async def test_postfix_refuses_recipients_one_by_one(send: Send) -> None:
     one, nobody, later = (Address(email=f"{name}@example.net") for name in ("one", "nobody", "later"))
-    (receipt,) = await send(make_letter(to=(one, nobody)))
+    (receipt,) = await send(a_letter(to=(one, nobody)))
     assert [refusal.recipient for refusal in receipt.refused] == ["nobody@example.net"]
     with pytest.raises(MailRejected):
-        await send(make_letter(to=(nobody,)))
+        await send(a_letter(to=(nobody,)))
     with pytest.raises(ProviderUnavailable):
-        await send(make_letter(to=(one, later)))
+        await send(a_letter(to=(one, later)))
 
 
-async def test_postfix_says_its_limits(send: Send, make_letter: MakeLetter) -> None:
+async def test_postfix_says_its_limits(send: Send) -> None:
     file = Attachment(filename="f", type="application/octet-stream", content=b"x" * 400_000)
     with pytest.raises(MailRefused, match="the server takes 500000"):
-        await send(make_letter(attachments=(file,)))
+        await send(a_letter(attachments=(file,)))
     with pytest.raises(MailRefused, match="takes fewer than 61 recipients"):
-        await send(make_letter(to=tuple(Address(email=f"u{at}@example.net") for at in range(61))))
+        await send(a_letter(to=tuple(Address(email=f"u{at}@example.net") for at in range(61))))

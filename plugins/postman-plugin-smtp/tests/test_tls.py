@@ -14,13 +14,12 @@ import pytest
 import trio
 import trustme
 
-from postman.mail import Letter
-from postman.provider import Attempt, NotAccepted, Phase, ProviderMisconfigured, ProviderUnavailable, Receipt
+from postman.provider import NotAccepted, Phase, ProviderMisconfigured, ProviderUnavailable, Receipt
 from postman.secret import Secret
+from postman.testing.letters import a_letter, an_attempt
 from postman.testing.smtp_fault_server import Act, Fault, open_smtp_fault_server
 from postman_plugin_smtp import SmtpProvider
 
-type MakeLetter = Callable[..., Letter]
 type OpenProvider = Callable[..., AbstractAsyncContextManager[SmtpProvider]]
 
 USER: dict[str, Any] = {"username": "user", "password": Secret("password")}
@@ -38,8 +37,6 @@ async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
     names: list[str | None] = []
     tls = _side(authority.issue_cert("localhost"))
@@ -49,7 +46,7 @@ async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
         async with open_provider(
             server.port, host="localhost", security=security, ca_file=ca_file, helo_name="us.example", **USER
         ) as provider:
-            assert await provider.send(make_letter(), make_attempt()) == Receipt("FA01")
+            assert await provider.send(a_letter(), an_attempt()) == Receipt("FA01")
         await server.wait_closed()
     clear = [] if implicit else ["EHLO us.example", "STARTTLS"]
     assert server.heard[: len(clear) + 2] == [*clear, "EHLO us.example", "AUTH PLAIN AHVzZXIAcGFzc3dvcmQ="]
@@ -75,29 +72,25 @@ async def test_a_failing_starttls_is_never_followed_by_clear_text(
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
-    attempt = make_attempt()
+    attempt = an_attempt()
     async with (
         open_smtp_fault_server({"STARTTLS": act}, tls=_side(authority.issue_cert("127.0.0.1"))) as server,
         open_provider(server.port, security="starttls", ca_file=ca_file, **USER) as provider,
     ):
         with pytest.raises(end):
-            await provider.send(make_letter(), attempt)
+            await provider.send(a_letter(), attempt)
     assert [line.split()[0] for line in server.heard] == ["EHLO", "STARTTLS"]
     assert attempt.phase is Phase.UNMARKED
 
 
-async def test_a_server_without_starttls_is_misconfigured(
-    open_provider: OpenProvider, make_letter: MakeLetter, make_attempt: Callable[[], Attempt]
-) -> None:
+async def test_a_server_without_starttls_is_misconfigured(open_provider: OpenProvider) -> None:
     async with (
         open_smtp_fault_server() as server,
         open_provider(server.port, security="starttls", **USER) as provider,
     ):
         with pytest.raises(ProviderMisconfigured, match="offers no STARTTLS"):
-            await provider.send(make_letter(), make_attempt())
+            await provider.send(a_letter(), an_attempt())
     assert [line.split()[0] for line in server.heard] == ["EHLO"]
 
 
@@ -109,8 +102,6 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
     certificate = {
         "expired": lambda: authority.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC)),
@@ -123,7 +114,7 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
         open_provider(server.port, security=security, ca_file=ca_file, **USER) as provider,
     ):
         with pytest.raises(ProviderMisconfigured, match="certificate is not trusted"):
-            await provider.send(make_letter(), make_attempt())
+            await provider.send(a_letter(), an_attempt())
         await server.wait_closed()
     assert not [line for line in server.heard if line.startswith(("AUTH", "MAIL"))]
 
@@ -132,8 +123,6 @@ async def test_tls_1_1_is_not_spoken(
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
     tls = _side(authority.issue_cert("127.0.0.1"))
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -150,7 +139,7 @@ async def test_tls_1_1_is_not_spoken(
         async with await trio.open_ssl_over_tcp_stream("127.0.0.1", server.port, ssl_context=old) as stream:
             await stream.do_handshake()  # so that it is known to be the version that fails below
         with pytest.raises(ProviderUnavailable, match="TLS: no handshake"):
-            await provider.send(make_letter(), make_attempt())
+            await provider.send(a_letter(), an_attempt())
     assert server.heard == []
 
 
@@ -158,16 +147,14 @@ async def test_a_reply_that_came_before_its_time_inside_tls_does_not_count_as_ac
     authority: trustme.CA,
     ca_file: Path,
     open_provider: OpenProvider,
-    make_letter: MakeLetter,
-    make_attempt: Callable[[], Attempt],
 ) -> None:
-    attempt = make_attempt()
+    attempt = an_attempt()
     script: dict[str, Act] = {"DATA": (b"354 go ahead\r\n", b"250 2.0.0 Ok: queued as FA01\r\n")}
     async with (
         open_smtp_fault_server(script, tls=_side(authority.issue_cert("127.0.0.1")), implicit=True) as server,
         open_provider(server.port, security="tls", ca_file=ca_file) as provider,
     ):
         with pytest.raises(ProviderUnavailable):
-            await provider.send(make_letter(), attempt)
+            await provider.send(a_letter(), attempt)
     assert attempt.phase is Phase.STARTED
     assert server.taken == []
