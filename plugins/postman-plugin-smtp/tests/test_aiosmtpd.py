@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 
@@ -59,16 +58,14 @@ def mailbox() -> Mailbox:
 
 
 @pytest.fixture
-def port(mailbox: Mailbox, authority: trustme.CA) -> Iterator[int]:
+def port(mailbox: Mailbox, server_tls: ssl.SSLContext) -> Iterator[int]:
     """aiosmtpd that asks for STARTTLS and a password."""
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
     number = free_port()
     controller = Controller(
         mailbox,
         hostname="127.0.0.1",
         port=number,
-        tls_context=tls,
+        tls_context=server_tls,
         require_starttls=True,
         auth_required=True,
         authenticator=_authenticator,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-import trustme
 
 from postman.mail import Attachment
 from postman.provider import Phase, Receipt
@@ -37,18 +36,13 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_cut_call_closes_its_connection_and_the_next_letter_goes(
-    moment: str,
-    authority: trustme.CA,
-    ca_file: Path,
-    open_provider: OpenProvider,
+    moment: str, server_tls: ssl.SSLContext, ca_file: Path, open_provider: OpenProvider
 ) -> None:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
     large = Attachment(filename="large", type="application/octet-stream", content=b"x" * 12_000_000)
     letter = a_letter(attachments=(large,) if moment == "message" else ())
     attempt = an_attempt()
     async with (
-        open_smtp_fault_server({moment: Fault.STALL}, tls=tls) as server,
+        open_smtp_fault_server({moment: Fault.STALL}, tls=server_tls) as server,
         open_provider(
             server.port, security="starttls", ca_file=ca_file, username="user", password=Secret("password")
         ) as provider,

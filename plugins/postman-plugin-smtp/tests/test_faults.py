@@ -252,9 +252,7 @@ async def test_a_server_that_never_answers_rset_costs_two_seconds_and_a_connecti
     ],
 )
 async def test_the_receipt_names_the_queue_id_when_the_server_says_one(
-    said: bytes,
-    message_id: str | None,
-    open_provider: OpenProvider,
+    said: bytes, message_id: str | None, open_provider: OpenProvider
 ) -> None:
     async with open_smtp_fault_server({".": said}) as server, open_provider(server.port) as provider:
         assert await provider.send(a_letter(), an_attempt()) == Receipt(message_id)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-import trustme
 
 from postman.provider import ProviderUnavailable, Receipt
 from postman.testing.letters import a_letter, an_attempt
@@ -107,14 +106,17 @@ async def test_what_fails_after_mail_or_by_an_answer_is_not_tried_again(
 @pytest.mark.parametrize("security", ["none", "tls"])
 @pytest.mark.parametrize("more", [b"250 Ok\r\n", b"421 4.4.2 timeout\r\n", Fault.DROP, Fault.RESET], ids=repr)
 async def test_a_server_that_speaks_or_hangs_up_between_letters_is_not_believed(
-    more: bytes | Fault, security: str, authority: trustme.CA, ca_file: Path, open_provider: OpenProvider, send: Send
+    more: bytes | Fault,
+    security: str,
+    server_tls: ssl.SSLContext,
+    ca_file: Path,
+    open_provider: OpenProvider,
+    send: Send,
 ) -> None:
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
     secure = security == "tls"
     script: dict[str, Act] = {". 1": (b"250 Ok\r\n", more)}
     async with (
-        open_smtp_fault_server(script, tls=tls if secure else None, implicit=secure) as server,
+        open_smtp_fault_server(script, tls=server_tls if secure else None, implicit=secure) as server,
         open_provider(server.port, security=security, ca_file=ca_file if secure else None) as provider,
     ):
         await send(provider)

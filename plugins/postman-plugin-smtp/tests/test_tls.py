@@ -33,10 +33,7 @@ def _side(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
-    security: str,
-    authority: trustme.CA,
-    ca_file: Path,
-    open_provider: OpenProvider,
+    security: str, authority: trustme.CA, ca_file: Path, open_provider: OpenProvider
 ) -> None:
     names: list[str | None] = []
     tls = _side(authority.issue_cert("localhost"))
@@ -69,13 +66,13 @@ async def test_nothing_but_ehlo_and_starttls_is_said_in_clear_text(
 async def test_a_failing_starttls_is_never_followed_by_clear_text(
     act: Act,
     end: type[NotAccepted],
-    authority: trustme.CA,
+    server_tls: ssl.SSLContext,
     ca_file: Path,
     open_provider: OpenProvider,
 ) -> None:
     attempt = an_attempt()
     async with (
-        open_smtp_fault_server({"STARTTLS": act}, tls=_side(authority.issue_cert("127.0.0.1"))) as server,
+        open_smtp_fault_server({"STARTTLS": act}, tls=server_tls) as server,
         open_provider(server.port, security="starttls", ca_file=ca_file, **USER) as provider,
     ):
         with pytest.raises(end):
@@ -120,20 +117,17 @@ async def test_a_certificate_that_does_not_fit_is_misconfigured(
 
 
 async def test_tls_1_1_is_not_spoken(
-    authority: trustme.CA,
-    ca_file: Path,
-    open_provider: OpenProvider,
+    authority: trustme.CA, server_tls: ssl.SSLContext, ca_file: Path, open_provider: OpenProvider
 ) -> None:
-    tls = _side(authority.issue_cert("127.0.0.1"))
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(old)
-    for context in (tls, old):
+    for context in (server_tls, old):
         context.set_ciphers("ALL:@SECLEVEL=0")
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             context.minimum_version = ssl.TLSVersion.TLSv1_1
             context.maximum_version = ssl.TLSVersion.TLSv1_1
     async with (
-        open_smtp_fault_server(tls=tls, implicit=True) as server,
+        open_smtp_fault_server(tls=server_tls, implicit=True) as server,
         open_provider(server.port, security="tls", ca_file=ca_file) as provider,
     ):
         async with await trio.open_ssl_over_tcp_stream("127.0.0.1", server.port, ssl_context=old) as stream:
@@ -144,14 +138,12 @@ async def test_tls_1_1_is_not_spoken(
 
 
 async def test_a_reply_that_came_before_its_time_inside_tls_does_not_count_as_acceptance(
-    authority: trustme.CA,
-    ca_file: Path,
-    open_provider: OpenProvider,
+    server_tls: ssl.SSLContext, ca_file: Path, open_provider: OpenProvider
 ) -> None:
     attempt = an_attempt()
     script: dict[str, Act] = {"DATA": (b"354 go ahead\r\n", b"250 2.0.0 Ok: queued as FA01\r\n")}
     async with (
-        open_smtp_fault_server(script, tls=_side(authority.issue_cert("127.0.0.1")), implicit=True) as server,
+        open_smtp_fault_server(script, tls=server_tls, implicit=True) as server,
         open_provider(server.port, security="tls", ca_file=ca_file) as provider,
     ):
         with pytest.raises(ProviderUnavailable):
