@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -60,7 +60,6 @@ class Roster:
         postbox: knows what its workers do.
         workers: how many there are.
         only: see `config.Loaded`; "": all.
-        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -70,12 +69,10 @@ class Roster:
         *,
         workers: int,
         only: str,
-        clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._ledger = ledger
         self._postbox = postbox
-        self._clock = clock
-        self._round_at = clock()
+        self._round_at = trio.current_time()
         self._before = [0] * workers
         self._rounds: deque[tuple[list[int], float]] = deque(maxlen=ROUNDS)
         self._waits = False
@@ -97,7 +94,7 @@ class Roster:
         self._waits = waits
         if self.me.left:
             return
-        seconds = self._clock() - self._round_at
+        seconds = trio.current_time() - self._round_at
         if seconds >= PERIOD or not self.instances:
             self._end_round(seconds, waits=waits)
         elif not at_once:
@@ -108,7 +105,7 @@ class Roster:
         now = self._postbox.delivered()
         if waits and self._postbox.available():
             self._rounds.append(([after - before for after, before in zip(now, self._before, strict=True)], seconds))
-        self._before, self._round_at = now, self._clock()
+        self._before, self._round_at = now, trio.current_time()
         delivered = sum(sum(counts) for counts, _ in self._rounds)
         seconds = sum(seconds for _, seconds in self._rounds)
         self.me = msgspec.structs.replace(self.me, delivered=delivered, seconds=round(seconds, 1))

@@ -36,6 +36,8 @@ plugin = "delta"
 weight = 0
 """
 
+MAILS = 4
+
 PATIENCE = 20.0
 """Seconds that a mail of the demonstration may take."""
 
@@ -50,12 +52,11 @@ def mail(number: int) -> dict[str, Any]:
     }
 
 
-async def demonstrate(tell: Callable[[str], None], mails: int = 4) -> bool:
+async def demonstrate(tell: Callable[[str], None]) -> bool:
     """Run the service, post the mails one by one, and tell each provider call as it happens.
 
     Args:
         tell: takes a line for a person.
-        mails: how many.
 
     Returns:
         Whether every mail was sent.
@@ -69,7 +70,7 @@ async def demonstrate(tell: Callable[[str], None], mails: int = 4) -> bool:
             tell(f"Postman is at {url} with two fakes; each fails every second call, and nothing is delivered.")
             tell("lamda is asked first, delta takes over.")
             with Client(url) as client:
-                for number in range(1, mails + 1):
+                for number in range(1, MAILS + 1):
                     teller.begin(number)
                     finals.append((number, await _send(client, mail(number))))
             nursery.cancel_scope.cancel()

@@ -113,9 +113,9 @@ class Carrier:
         terms: what it is granted.
         breaker: its health; made with `blame`. Outlives a reload that does not change the provider.
         clock: seconds, monotonic.
-        on_free: called when a call may have become possible.
 
     Attributes:
+        on_free: called when a call may have become possible.
         bug: what was wrong with its plugin the last time; "": nothing.
     """
 
@@ -126,12 +126,11 @@ class Carrier:
         breaker: Breaker,
         *,
         clock: Callable[[], float],
-        on_free: Callable[[], None] = lambda: None,
     ) -> None:
         self.provider = provider
         self.terms = terms
         self.breaker = breaker
-        self.on_free = on_free
+        self.on_free: Callable[[], None] = lambda: None
         self.bug = ""
         self._clock = clock
         self._reserved = 0

@@ -8,7 +8,7 @@ of the primary is closed and some time has passed. A half-open primary gets its 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
@@ -32,7 +32,6 @@ class Postbox:
     Args:
         carriers: in the order of postman.toml.
         workers: how many there are; numbered from 0.
-        clock: seconds, monotonic.
         chance: shuffles who gets which primary.
     """
 
@@ -41,11 +40,9 @@ class Postbox:
         carriers: Sequence[Carrier],
         workers: int,
         *,
-        clock: Callable[[], float] = trio.current_time,
         chance: random.Random | None = None,
     ) -> None:
         self._workers = workers
-        self._clock = clock
         self._chance = chance or random.Random()  # noqa: S311  # who is asked first is no secret
         self._gate = trio.Lock()
         self._freed = trio.Event()
@@ -103,19 +100,15 @@ class Postbox:
 
     def tasks(self) -> list[Task]:
         """What workers ask right now."""
-        now = self._clock()
+        now = trio.current_time()
         return [
             Task(turn._worker, turn._asks, now - turn._asks_since)  # noqa: SLF001  # a turn is a part of its postbox
             for turn in self._turns
             if turn._asks  # noqa: SLF001  # the same
         ]
 
-    def now(self) -> float:
-        """Seconds by the postbox's clock."""
-        return self._clock()
-
     def _first_free(self, worker: int) -> Carrier | None:
-        order = self._choices[worker].order(self._clock()) if self.carriers else []
+        order = self._choices[worker].order(trio.current_time()) if self.carriers else []
         return next((carrier for carrier in order if carrier.free() > 0), None)
 
     def _begun(self, turn: Turn, worker: int) -> tuple[_Choice | None, list[Carrier]]:
@@ -123,7 +116,7 @@ class Postbox:
         if not self._choices:
             return None, []
         choice = self._choices[worker]
-        return choice, choice.order(self._clock())
+        return choice, choice.order(trio.current_time())
 
     def _took(self, worker: int) -> None:
         self._delivered[worker] += 1
@@ -198,7 +191,7 @@ class Turn:
             raise RuntimeError("call() before calls()")
         carrier = next(c for c in choice.line if c.name == name)
         self._give_back()
-        self._asks, self._asks_since = name, self._postbox.now()
+        self._asks, self._asks_since = name, trio.current_time()
         try:
             with carrier.call():
                 yield carrier
@@ -208,7 +201,7 @@ class Turn:
         finally:
             self._asks = ""
         self._postbox._took(self._worker)  # noqa: SLF001  # a turn is a part of its postbox
-        choice.took(carrier, self._failed, self._postbox.now())
+        choice.took(carrier, self._failed, trio.current_time())
 
     def _ready(self, carrier: Carrier) -> bool:
         if self._place and carrier is self._place.carrier:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from postman.provider import boottime
 from postman.row import Now
@@ -12,20 +12,16 @@ class ServerClock:
     """One clock for all processes, whatever their own say. Never ahead of the server's, unless that is set back.
 
     Wall and steady are the same here: a lease that one process writes is judged by another one.
-
-    Args:
-        local: seconds by a clock that does not jump.
     """
 
-    def __init__(self, local: Callable[[], float] = boottime) -> None:
-        self._local = local
+    def __init__(self) -> None:
         self._ahead = 0.0
 
     def observe(self, time: Sequence[bytes]) -> None:
         """Take what the server's command TIME just answered."""
-        self._ahead = int(time[0]) + int(time[1]) / 1e6 - self._local()
+        self._ahead = int(time[0]) + int(time[1]) / 1e6 - boottime()
 
     def __call__(self) -> Now:
         """The time."""
-        now = self._local() + self._ahead
+        now = boottime() + self._ahead
         return Now(now, now)
