@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -66,22 +67,18 @@ class Writer:
     def flush(self) -> None:
         """A file has this; the thread writes as soon as it can."""
 
-    def wait_written(self, patience: float = PATIENCE) -> None:
-        """Wait until all lines that were taken are written, for at most `patience` seconds."""
+    def wait_written(self) -> None:
+        """Wait until all lines that were taken are written, for at most `PATIENCE` seconds."""
         written = threading.Event()
-        try:
-            self._lines.put(written, timeout=patience)
-        except queue.Full:
-            return
-        written.wait(patience)
+        with suppress(queue.Full):
+            self._lines.put(written, timeout=PATIENCE)
+            written.wait(PATIENCE)
 
     def close(self, patience: float = PATIENCE) -> None:
         """Write what waits, for at most `patience` seconds."""
-        try:
+        with suppress(queue.Full):
             self._lines.put(None, timeout=patience)
-        except queue.Full:
-            return
-        self._thread.join(patience)
+            self._thread.join(patience)
 
     def _run(self) -> None:
         last = False

@@ -83,7 +83,6 @@ def create_app(
     keyring: Keyring,
     *,
     takes_mail: bool = True,
-    wall: Callable[[], float] = time.time,
 ) -> QuartTrio:
     """The application; limits on connections and headers are the server's.
 
@@ -94,7 +93,6 @@ def create_app(
         http: bounds of bodies and batches.
         keyring: whose keys are valid; may be replaced under way.
         takes_mail: whether mail is taken here at all.
-        wall: seconds since 1970.
     """
     app = QuartTrio("postman", static_folder=None)
     app.config.update(
@@ -103,7 +101,7 @@ def create_app(
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
     app.url_map.merge_slashes = False  # else //mail is redirected
-    endpoint = _Endpoint(intake, ledger, office, http, keyring, wall)
+    endpoint = _Endpoint(intake, ledger, office, http, keyring)
     for route in endpoint.routes(takes_mail=takes_mail):
         name = f"{route.method} {route.path}".replace(".", "_")
         app.add_url_rule(route.path, name, endpoint.view(route), methods=[route.method])
@@ -114,15 +112,12 @@ def create_app(
 class _Endpoint:
     """One method for each route."""
 
-    def __init__(
-        self, intake: Intake, ledger: Ledger, office: Office, http: Http, keyring: Keyring, wall: Callable[[], float]
-    ) -> None:
+    def __init__(self, intake: Intake, ledger: Ledger, office: Office, http: Http, keyring: Keyring) -> None:
         self._intake = intake
         self._ledger = ledger
         self._office = office
         self._http = http
         self._keyring = keyring
-        self._wall = wall
 
     def routes(self, *, takes_mail: bool) -> Sequence[Route]:
         """The whole table."""
@@ -191,7 +186,7 @@ class _Endpoint:
         own = listing.filter if client.admin else msgspec.structs.replace(listing.filter, client=client.name)
         rows = await self._ledger.find(own, listing.after, listing.limit)
         after = rows[-1].id if len(rows) == listing.limit else None
-        now = self._wall()
+        now = time.time()
         return answer({"mails": [explain.summary(row, now) for row in rows], "after": after})
 
     async def read(self, client: Client, id: str) -> Response:
@@ -322,7 +317,7 @@ class _Endpoint:
             await self._office.wake(queued)
 
     def _told(self, row: Row) -> Response:
-        return answer(explain.document(row, self._wall()))
+        return answer(explain.document(row, time.time()))
 
 
 async def _refuse(error: Exception) -> Response:
