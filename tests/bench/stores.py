@@ -181,7 +181,7 @@ def _sqlite(directory: Path) -> Iterator[_File]:
 @contextmanager
 def _redis(directory: Path) -> Iterator[_Server]:
     with redis_server(directory) as server:
-        url = "redis://127.0.0.1:{port}?prefix={name}"
+        url = "redis://127.0.0.1:{port}?prefix={name}&timeout=60"  # letters that are said again later are too late
         yield _Server(server.port, replay.Server(server.port, replay.RedisWire), url, lambda _: server.ask("FLUSHALL"))
 
 

@@ -21,7 +21,7 @@ from postman.backends.redis.ledger_rows import Snapshot
 from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
 from postman.backends.redis.queue_scripts import keys_of
 from postman.backends.redis.witness import Witness
-from postman.errors import DamagedRow, IdTaken, KeyReused
+from postman.errors import DamagedRow, IdTaken, KeyReused, StoreUnavailable
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -106,16 +106,28 @@ class RedisLedger:
         now: float = 0.0,
         room: int = NO_LIMIT,
     ) -> list[bytes]:
-        """Run ACCEPT."""
+        """Run ACCEPT. What the network brings so late that nobody waits for it any more does nothing.
+
+        So a request that was looked for and not found does not come true afterwards.
+        """
         time = "" if self._queue is None else self._queue.now()
-        arguments: list[Any] = [self._client.prefix, time, field, used, now, room, len(parcels)]
+        asked = (self._client.prefix, time, field, used, now, room)
+        arguments: list[Any] = [len(parcels)]
         for parcel in parcels:
             arguments += shelf.accept_arguments(parcel, self.policy)
         for row in notes:
             arguments += put_arguments(Note(row.id, row.lane, row.size), row.due - now)
         names = ("keys", "keyed", shelf.index_of_state(State.QUEUED))
         keys = [*keys_of(self._client.prefix), *map(self._lists.key, names)]
-        answer: list[bytes] = await self._client.commit(scripts.ACCEPT, keys, *arguments)
+        for _ in range(2):  # the server's clock may have been set since we looked at it
+            answer: list[bytes] = await self._client.commit(
+                scripts.ACCEPT, keys, *asked, self._lists.end_of_waiting(), *arguments
+            )
+            if answer[0] != b"late":
+                break
+            self._lists.now(answer[1:])
+        else:
+            raise StoreUnavailable("a request came to Redis too late")
         if answer == [b"accepted"]:
             for parcel in parcels[-1:]:
                 self._witness.remember(parcel.row, 1)

@@ -49,6 +49,10 @@ class RedisLists:
             self._server.observe(time)
         return self._clock()
 
+    def end_of_waiting(self) -> float:
+        """When nobody waits any more for the answer to what is asked now, by the server's clock. Never too late."""
+        return self._server().wall + self._client.connection.address.timeout
+
     def key(self, name: str) -> str:
         """The key of an index, or of what else has a name."""
         return self._client.prefix + name

@@ -19,15 +19,18 @@ ACCEPT: Final = Script(
     + PUT_NOTES
     + """
 -- KEYS: those of the queue; keys by client and key, the same by age, the index of what is queued.
--- ARGV: prefix, now, the field of the key or nothing, its value, its age, how many may be queued, how many letters;
+-- ARGV: prefix, now, the field of the key or nothing, its value, its age, how many may be queued, until when by the
+-- server's clock somebody waits for the answer, how many letters;
 -- for each letter: id, row, body, labels, how many places, and for each the name and the score; then notes.
-local prefix, field, letters = ARGV[1], ARGV[3], tonumber(ARGV[7])
+local time = redis.call('TIME')
+if time[1] + time[2] / 1e6 > tonumber(ARGV[7]) then return {'late', time[1], time[2]} end
+local prefix, field, letters = ARGV[1], ARGV[3], tonumber(ARGV[8])
 if field ~= '' then
   local used = redis.call('HGET', KEYS[7], field)
   if used then return {'used', used} end
 end
 if redis.call('ZCARD', KEYS[9]) + letters > tonumber(ARGV[6]) then return {'full'} end
-local first, at, seen = {}, 8, {}
+local first, at, seen = {}, 9, {}
 for letter = 1, letters do
   local id = ARGV[at]
   if seen[id] or redis.call('EXISTS', prefix .. 'letter:' .. id) == 1 then return {'taken'} end

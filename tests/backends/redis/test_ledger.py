@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -34,7 +35,7 @@ from postman.testing.check_ledger.scene import ACCEPTED, LAMDA, UNAVAILABLE
 from postman.testing.redis_server import RedisServer
 from postman.testing.standing_clock import StandingClock
 from postman.testing.tcp_proxy import open_proxy
-from postman.testing.waiting import insist
+from postman.testing.waiting import insist, wait_until
 from postman.wire import ClientFactory
 
 
@@ -96,10 +97,15 @@ async def test_a_letter_costs_three_writes_and_one_look(mortal_redis: RedisServe
         first = await scene.claim(id)
         second = await scene.claim(id, after=Ended(first, UNAVAILABLE))
         await ledger.finish(second, ACCEPTED)
-        said = mortal_redis.ask("INFO", "commandstats").decode()
-        calls = {line.split(":")[0]: line.split("calls=")[1].split(",")[0] for line in said.splitlines()[1:] if line}
+        calls = calls_of(mortal_redis)
         # What only scripts do counts as well: two accepts would be two EXISTS.
-        assert (calls["cmdstat_evalsha"], calls["cmdstat_hmget"], calls["cmdstat_exists"]) == ("4", "1", "1")
+        assert (calls["evalsha"], calls["hmget"], calls["exists"]) == (4, 1, 1)
+
+
+def calls_of(server: RedisServer) -> Mapping[str, int]:
+    """How often each command was run."""
+    said = server.ask("INFO", "commandstats").decode()
+    return {name: int(number) for name, number in re.findall(r"cmdstat_([^:]+):calls=(\d+)", said)}
 
 
 async def test_what_another_process_did_is_seen_though_the_claim_is_in_hand(redis: Address) -> None:
@@ -191,6 +197,34 @@ async def test_an_accept_whose_answer_was_lost_is_found_by_reading(redis: Addres
             await scene.accept(letter)
         assert raised.value.may_have_happened
         assert await scene.state(letter.id) is State.QUEUED
+
+
+async def test_what_the_network_brings_after_its_client_was_refused_is_not_accepted(mortal_redis: RedisServer) -> None:
+    address = Address("127.0.0.1", mortal_redis.port)
+    async with (
+        open_proxy(mortal_redis.port) as proxy,
+        redis_ledger(replace(address, port=proxy.port, timeout=0.3), Policy()) as ledger,
+        redis_ledger(address, Policy()) as other,
+    ):
+        scene = scene_of(ledger)
+        await scene.queued()
+        letter, before = scene.letter(), calls_of(mortal_redis)["evalsha"]
+        proxy.flows = trio.Event()
+        with pytest.raises(StoreUnavailable) as raised:
+            await scene.accept(letter)
+        assert raised.value.may_have_happened
+        assert await other.read(letter.id, None) is None, "so its client posts it again, as another one"
+        proxy.flows.set()
+        await wait_until(lambda: calls_of(mortal_redis)["evalsha"] > before)
+        assert await other.read(letter.id, None) is None
+
+
+async def test_a_server_whose_clock_was_set_takes_letters_all_the_same(redis: Address) -> None:
+    async with redis_ledger(redis, Policy()) as ledger:
+        scene = scene_of(ledger)
+        for ahead in (-3_600.0, 3_600.0):
+            ledger._lists._server._ahead += ahead
+            await scene.queued()
 
 
 async def test_when_the_memory_is_full_letters_are_refused_and_sending_goes_on(mortal_redis: RedisServer) -> None:
