@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -125,9 +126,9 @@ class _Endpoint:
             Route("POST", "/mail", "send", self.post if takes_mail else self.turn_away),
             Route("GET", "/mail", "read", self.find),
             Route("GET", "/mail/<id>", "read", self.read),
-            Route("DELETE", "/mail/<id>", "cancel", self.cancel),
-            *(Route("POST", f"/mail/<id>/{verb}", "admin", self._one(verb)) for verb in query.FROM_STATES),
-            *(Route("POST", f"/mail/{verb}", "admin", self._many(verb)) for verb in query.FROM_STATES),
+            Route("DELETE", "/mail/<id>", "cancel", partial(self.act, verb=Verb.CANCEL)),
+            *(Route("POST", f"/mail/<id>/{v}", "admin", partial(self.act, verb=v)) for v in query.FROM_STATES),
+            *(Route("POST", f"/mail/{v}", "admin", partial(self.act_on_many, verb=v)) for v in query.FROM_STATES),
             Route("POST", "/pause", "admin", self.pause),
             Route("POST", "/resume", "admin", self.resume),
             Route("POST", "/reload", "admin", self.reload),
@@ -193,43 +194,41 @@ class _Endpoint:
         """Tell all about one letter."""
         return self._told(await self._row(client, id))
 
-    async def cancel(self, client: Client, id: str) -> Response:
-        """Stop a letter that no provider was given, or that is held."""
-        return await self._act(client, id, Verb.CANCEL)
+    async def act(self, client: Client, id: str, verb: Verb) -> Response:
+        """Do `verb` to one letter; to cancel what is cancelled is no error."""
+        row = await self._row(client, id)
+        row, done = (await self._ledger.act([row.id], verb, client.name)).get(row.id, (row, False))
+        if done:
+            await self._follow([row])
+            _log.info("acted", verb=verb, who=client.name, id=row.id)
+        elif not (verb is Verb.CANCEL and row.state is State.CANCELLED):
+            detail = f"This mail is {row.state}; {verb} does not apply to it."
+            raise Problem(HTTPStatus.CONFLICT, detail, more={"tracking-id": row.id, "state": row.state})
+        return self._told(row)
 
-    def _one(self, verb: Verb) -> Callable[..., Awaitable[Response]]:
-        async def act(client: Client, id: str) -> Response:
-            return await self._act(client, id, verb)
-
-        return act
-
-    def _many(self, verb: Verb) -> Callable[..., Awaitable[Response]]:
-        """Act upon up to 500 letters: `{"ids": [...]}`, or those that a filter fits, `{"state": "held", ...}`.
+    async def act_on_many(self, client: Client, verb: Verb) -> Response:
+        """Do `verb` to up to 500 letters: `{"ids": [...]}`, or those that a filter fits, `{"state": "held", ...}`.
 
         Answers `done`, `refused` and `unknown`; ask again with `after` until it is null.
         """
-
-        async def act(client: Client) -> Response:
-            selection = query.read_selection(await json_body(), verb)
-            ids, after = selection.ids, None
-            if selection.listing:
-                listing = selection.listing
-                rows = await self._ledger.find(listing.filter, listing.after, listing.limit)
-                ids = tuple(row.id for row in rows)
-                after = ids[-1] if len(ids) == listing.limit else None
-            acted = await self._ledger.act(ids, verb, client.name)
-            await self._follow([row for row, done in acted.values() if done])
-            _log.info("acted", verb=verb, who=client.name, mails=sum(done for _, done in acted.values()))
-            return answer(
-                {
-                    "done": [id for id, (_, done) in acted.items() if done],
-                    "refused": [{"tracking-id": id, "state": r.state} for id, (r, done) in acted.items() if not done],
-                    "unknown": [id for id in ids if id not in acted],
-                    "after": after,
-                },
-            )
-
-        return act
+        selection = query.read_selection(await json_body(), verb)
+        ids, after = selection.ids, None
+        if selection.listing:
+            listing = selection.listing
+            rows = await self._ledger.find(listing.filter, listing.after, listing.limit)
+            ids = tuple(row.id for row in rows)
+            after = ids[-1] if len(ids) == listing.limit else None
+        acted = await self._ledger.act(ids, verb, client.name)
+        await self._follow([row for row, done in acted.values() if done])
+        _log.info("acted", verb=verb, who=client.name, mails=sum(done for _, done in acted.values()))
+        return answer(
+            {
+                "done": [id for id, (_, done) in acted.items() if done],
+                "refused": [{"tracking-id": id, "state": r.state} for id, (r, done) in acted.items() if not done],
+                "unknown": [id for id in ids if id not in acted],
+                "after": after,
+            },
+        )
 
     async def pause(self, client: Client) -> Response:
         """Begin no more calls of a provider, or of any."""
@@ -296,17 +295,6 @@ class _Endpoint:
         if row is None:
             raise Problem(HTTPStatus.NOT_FOUND, "There is no mail with this tracking id.")
         return row
-
-    async def _act(self, client: Client, id: str, verb: Verb) -> Response:
-        row = await self._row(client, id)
-        row, done = (await self._ledger.act([row.id], verb, client.name)).get(row.id, (row, False))
-        if done:
-            await self._follow([row])
-            _log.info("acted", verb=verb, who=client.name, id=row.id)
-        elif not (verb is Verb.CANCEL and row.state is State.CANCELLED):
-            detail = f"This mail is {row.state}; {verb} does not apply to it."
-            raise Problem(HTTPStatus.CONFLICT, detail, more={"tracking-id": row.id, "state": row.state})
-        return self._told(row)
 
     async def _follow(self, rows: Sequence[Row]) -> None:
         """What follows from a person's act: a line in the log for each end, and notes for what is queued again."""
