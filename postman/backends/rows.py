@@ -215,6 +215,11 @@ def settle(rows: Present, id: Id, receipt: Receipt, source: str, now: Now) -> Ro
     return None if before is None else _write(rows, transitions.settle(before, receipt, source, now), before)
 
 
+def shown(row: Row | None, client: str | None) -> Row | None:
+    """What `Ledger.read` answers: another client's row is as unknown as none."""
+    return row if row is not None and client in {None, row.client} else None
+
+
 def act(
     rows: Present, ids: Sequence[Id], verb: Verb, who: str, policy: Policy, now: Now
 ) -> Mapping[Id, tuple[Row, bool]]:

@@ -81,8 +81,7 @@ class MemoryLedger:
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
         await trio.lowlevel.checkpoint()
-        row = self._rows.get(id)
-        return row if row is not None and client in {None, row.client} else None
+        return rows.shown(self._rows.get(id), client)
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`."""

@@ -158,7 +158,7 @@ class PostgresLedger:
             row = await self._write(lambda table, _: table.get(id), id)
         else:
             row = await self._ask(partial(self._lists.get, id))
-        return row if row is not None and client in {None, row.client} else None
+        return rows.shown(row, client)
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`."""

@@ -188,8 +188,7 @@ class RedisLedger:
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
         known, _ = await self._changes.read([id])
-        row = known[id].row if id in known else None
-        return row if row is not None and client in {None, row.client} else None
+        return rows.shown(known[id].row if id in known else None, client)
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`."""

@@ -141,8 +141,7 @@ class SqliteLedger:
 
     async def read(self, id: Id, client: str | None) -> Row | None:
         """See `Ledger.read`."""
-        row = await self._database.run(partial(self._rows.get, id), abandonable=True)
-        return row if row is not None and client in {None, row.client} else None
+        return rows.shown(await self._database.run(partial(self._rows.get, id), abandonable=True), client)
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`."""
