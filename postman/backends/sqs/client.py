@@ -63,17 +63,13 @@ class Client:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.address = address
+        self.credentials = credentials
         self._http = http
-        self._credentials = credentials
         self._patience = patience
         self._wall = wall
         self._ahead = 0.0
         """Seconds by which AWS's clock is ahead of ours, as far as it matters."""
         self._host = urlsplit(address.endpoint).netloc
-
-    async def keep_credentials(self) -> None:
-        """Renew the credentials ahead of their end, until cancelled."""
-        await self._credentials.keep()
 
     async def ask[T](self, action: str, body: Mapping[str, Any], kind: type[T], name: str, wait: float = 0) -> T:
         """Ask for an action; its answer as `kind`.
@@ -105,7 +101,7 @@ class Client:
         headers = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": f"AmazonSQS.{action}"}
         try:
             with trio.fail_after(limit):
-                signed = _Signed(await self._credentials.keys(), self._ahead)
+                signed = _Signed(await self.credentials.keys(), self._ahead)
                 at = datetime.fromtimestamp(self._wall() + signed.ahead, UTC)
                 headers |= sign(signed.keys, self.address.region, at, {"Host": self._host, **headers}, data)
                 return await self._http.post("/", attempt=None, json=msgspec.Raw(data), headers=headers), signed
@@ -128,14 +124,14 @@ class Client:
                 self._ahead = theirs - self._wall()
                 _log.warning("the clock of this machine is not that of AWS", ahead=round(self._ahead))
                 return True
-        return code in CREDENTIALS and self._credentials.distrust(signed.keys)
+        return code in CREDENTIALS and self.credentials.distrust(signed.keys)
 
 
 @asynccontextmanager
 async def open_client(
     address: Address, factory: ClientFactory, patience: float, wall: Callable[[], float] = time.time
 ) -> AsyncGenerator[Client]:
-    """A client; nothing is connected yet, and nobody renews its credentials but `keep_credentials`.
+    """A client; nothing is connected yet, and nobody renews its credentials but `Credentials.keep`.
 
     Args:
         address: where to.

@@ -156,7 +156,7 @@ async def sqs_queue(
         _log.info("the queue has one lane: a mail's priority is not looked at; see lanes=3", queue=places[0][0])
     dead_url = await _find_dead(client)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.keep_credentials)
+        nursery.start_soon(client.credentials.keep)
         channels = [Channel(client, name, url, nursery) for name, url in places]
         dead = Channel(client, client.address.dead, dead_url, nursery) if dead_url else None
         async with trio.open_nursery() as calls:
