@@ -191,3 +191,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Who claimed the last call."""
     told: int = 0
     """The call whose end was written last."""
+
+    @property
+    def last_reason(self) -> str:
+        """What the history said last of why, since the letter was accepted; "": nothing."""
+        return next((entry.reason for entry in reversed(self.history[1:]) if entry.reason), "")

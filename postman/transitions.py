@@ -327,8 +327,7 @@ def _nobody_left(row: Row, calls: Iterable[Call]) -> str:
 
 
 def _last_reason(row: Row) -> str:
-    reason = next((entry.reason for entry in reversed(row.history[1:]) if entry.reason), "")
-    return f"; last: {reason}" if reason else ""
+    return f"; last: {row.last_reason}" if row.last_reason else ""
 
 
 def _rfc3339(wall: float) -> str:

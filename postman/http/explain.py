@@ -77,7 +77,7 @@ def _queued(row: Row, now: float) -> str:
         when = f"Is tried again at {rfc3339(row.due)}"
     else:
         when = f"Is not due before {rfc3339(row.due)}"
-    reason = _last_reason(row) if row.tries or row.attempts else ""
+    reason = row.last_reason if row.tries or row.attempts else ""
     because = f", because the last try ended so: {reason}" if reason else ""
     return f"{when}{because}. `postman cancel {row.id}` stops it."
 
@@ -101,12 +101,7 @@ def _sent(row: Row) -> str:
 
 
 def _why(row: Row) -> str:
-    reason = _last_reason(row)
-    return f"It ended so: {reason.rstrip('.')}. " if reason else ""
-
-
-def _last_reason(row: Row) -> str:
-    return next((entry.reason for entry in reversed(row.history) if entry.reason), "")
+    return f"It ended so: {row.last_reason.rstrip('.')}. " if row.last_reason else ""
 
 
 def _history(row: Row) -> list[dict[str, Any]]:
