@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -62,15 +62,22 @@ class Client:
         Raises:
             StoreUnavailable: also when fewer replicas than the URL's `wait` confirmed it.
         """
+        return await self._commit(lambda more: self._run(script, calls, more), len(calls))
+
+    async def write(self, *commands: Command) -> list[Any]:
+        """As `commit_all`, with commands."""
+        return await self._commit(lambda more: self.ask(*commands, *more), len(commands))
+
+    async def _commit(self, ask: Callable[[Sequence[Command]], Awaitable[list[Any]]], wanted: int) -> list[Any]:
         doubts, more = self._doubts, self._confirmation()
         with trio.CancelScope(shield=True):
             try:
-                answers = await self._run(script, calls, more)
+                answers = await ask(more)
             except StoreUnavailable as error:
                 self._doubts += error.may_have_happened
                 raise
-        self._check_confirmed(answers[len(calls) :], doubts)
-        return answers[: len(calls)]
+        self._check_confirmed(answers[wanted:], doubts)
+        return answers[:wanted]
 
     async def ask_confirmed(self, *commands: Command, tolerant: bool = False) -> list[Any]:
         """As `ask`. What it finds is no less safe than what was committed: a write may be there unconfirmed."""

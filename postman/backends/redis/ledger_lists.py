@@ -187,10 +187,10 @@ class RedisLists:
     async def pause(self, provider: str, who: str | None) -> None:
         """See `Ledger.pause`."""
         if who is None:
-            await self._client.ask(("HDEL", self.key("pauses"), provider))
+            await self._client.write(("HDEL", self.key("pauses"), provider))
             return
         encoded = msgspec.msgpack.encode(Pause(provider, self.now().wall, who))
-        await self._client.ask(("HSET", self.key("pauses"), provider, encoded))
+        await self._client.write(("HSET", self.key("pauses"), provider, encoded))
 
     async def pauses(self) -> Sequence[Pause]:
         """See `Ledger.pauses`."""

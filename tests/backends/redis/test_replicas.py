@@ -17,7 +17,7 @@ from postman.backends.redis.address import Address
 from postman.backends.redis.client import Script, open_client
 from postman.backends.redis.ledger import redis_ledger
 from postman.errors import StoreUnavailable
-from postman.ledger import Claim
+from postman.ledger import ALL, Claim
 from postman.mail import Id
 from postman.row import Policy, State
 from postman.testing.check_ledger import Scene
@@ -127,6 +127,18 @@ async def test_a_claim_that_the_replicas_do_not_have_is_not_given_when_it_is_ask
         assert isinstance(claim, Claim)
         assert claim.fence == 1
         assert (await ledger.finish(claim, ACCEPTED)).state is State.SENT
+
+
+async def test_a_pause_that_the_replicas_do_not_have_is_not_said_to_hold_and_its_end_is_waited_for(
+    mortal_redis: RedisServer, replica: RedisServer
+) -> None:
+    await follow(replica, mortal_redis)
+    async with redis_ledger(address(mortal_redis, wait=1), Policy()) as ledger:
+        for who in ("olga", None):
+            with deaf(replica), trio.move_on_after(0) as scope, pytest.raises(StoreUnavailable, match="replicas"):
+                await ledger.pause(ALL, who)
+            assert not scope.cancelled_caught
+            assert len(await insist(ledger.pauses, within=10)) == bool(who)
 
 
 async def test_a_server_with_replicas_is_warned_of_unless_they_are_waited_for(
