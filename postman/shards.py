@@ -10,6 +10,7 @@ the next taker's, which makes all queues take turns, and is given back when nobo
 
 from __future__ import annotations
 
+import math
 import random
 import zlib
 from collections import deque
@@ -205,6 +206,9 @@ class _Shard:
         self.asking: dict[trio.CancelScope, None] = {}
         self._opening = opening
         self._failed = trio.Event()
+        self._pause = PAUSES[0]
+        self._proven_at = -math.inf
+        """Until then it has not worked for long enough again: it may count its notes and give none."""
 
     async def keep(self, came_up: Callable[[], None], *, task_status: trio.TaskStatus[BaseException | None]) -> None:
         """Open it, and look after it until cancelled. Started with what the first try to open it failed with."""
@@ -240,8 +244,9 @@ class _Shard:
     def fall(self, error: BaseException) -> None:
         """It is asked nothing until it answers to a look."""
         reason, ours = str(error) or repr(error), isinstance(error, StoreError | ConfigError)
-        if not self.down:
+        if not self.down and trio.current_time() >= self._proven_at:
             _log.warning("a queue is down; the others go on", queue=self.name, reason=reason, exc_info=not ours)
+            self._pause = PAUSES[0]
         self.down = reason
         self._failed.set()
 
@@ -260,13 +265,13 @@ class _Shard:
     async def _look_after(self, queue: Queue, came_up: Callable[[], None]) -> None:
         while True:
             await self._failed.wait()
-            pause = PAUSES[0]
             while self.down:
-                await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many instances
-                pause = min(PAUSES[1], 2 * pause)
+                await trio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311  # spreads many instances
+                self._pause = min(PAUSES[1], 2 * self._pause)
                 with suppress(Exception):  # it is asked again
                     await queue.statistics()
                     self._rise()
+            self._proven_at = trio.current_time() + PAUSES[1]
             came_up()
 
     def _rise(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 from trio.testing import MockClock
@@ -74,6 +75,8 @@ class FrailQueue:
         self.inner = inner
         self.error: Exception | None = None
         self.troubles: tuple[str, ...] = ()
+        self.gives = True
+        self.asked = 0
         self.fallen = trio.Event()
 
     def fall(self, error: Exception | None = None) -> None:
@@ -90,6 +93,9 @@ class FrailQueue:
 
     async def take(self) -> Lease:
         leases: list[Lease] = []
+        self.asked += 1
+        if not self.gives:
+            raise StoreUnavailable("too many in flight")
         async with trio.open_nursery() as nursery:
 
             async def take() -> None:
@@ -237,6 +243,22 @@ async def test_whatever_a_taker_meets_the_queue_counts_as_down_and_is_asked_agai
         await trio.sleep(PAUSES[1])
         await queue.put(notes(1))
         assert (await queue.take()).note == notes(1)[0]
+
+
+async def test_one_that_counts_its_notes_and_gives_none_is_told_once_and_asked_ever_more_rarely(
+    autojump_clock: MockClock,
+) -> None:
+    async with frail(2) as (queue, frails), trio.open_nursery() as nursery:
+        frails[1].gives = False
+        with structlog.testing.capture_logs() as logs:
+            nursery.start_soon(queue.take)
+            await trio.sleep(600)
+            assert [log["reason"] for log in logs] == ["too many in flight"]
+        assert 600 / PAUSES[1] < frails[1].asked < 3 * 600 / PAUSES[1]
+        frails[1].gives = True
+        await frails[1].inner.put(notes(1))
+        nursery.cancel_scope.deadline = trio.current_time() + PAUSES[1]
+    assert not nursery.cancel_scope.cancelled_caught, "the taker was served by it"
 
 
 async def test_spare_notes_go_back_when_nobody_wants_them(autojump_clock: MockClock) -> None:
