@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 from collections.abc import Callable, Mapping
 
 import trio
@@ -28,6 +29,16 @@ def answer(
         turn.request.accepted = status < 300 if accept is None else accept
         await turn.stream.send_all(_head(status, {"Content-Length": str(len(body)), **(headers or {})}) + body)
         return not then_close
+
+    return Act(play)
+
+
+def take_slowly(longest: float = 0.3) -> Act:
+    """Take everything, after up to `longest` seconds."""
+
+    async def play(turn: Turn) -> bool:
+        await trio.sleep(random.uniform(0, longest))
+        return await answer(202).play(turn)
 
     return Act(play)
 

@@ -16,7 +16,7 @@ import trio
 from postman.row import Row, State
 from postman.testing import acts
 from postman.testing.customer import MAIL, Customer, open_customer
-from postman.testing.fault_server import Act, FaultServer, Turn, open_fault_server
+from postman.testing.fault_server import FaultServer, open_fault_server
 from postman.testing.haste import hasten, lose_patience, stop_minting_clock
 from postman.testing.pairs import Places
 from postman.testing.program import Program, open_program
@@ -143,16 +143,6 @@ async def test_doubt_is_left_to_the_instance_that_has_the_account(
 # under load
 
 
-def slow() -> Act:
-    """A vendor that takes everything, after a while."""
-
-    async def play(turn: Turn) -> bool:
-        await trio.sleep(random.uniform(0, 0.3))
-        return await acts.answer(202).play(turn)
-
-    return Act(play)
-
-
 class Load:
     """Customers of whichever instance runs, each sure of its mails."""
 
@@ -203,7 +193,7 @@ async def test_whichever_is_killed_nothing_is_lost_and_nothing_doubled(
 
     async def run(engine: str) -> None:
         url = places.url(engine)
-        async with open_fault_server(otherwise=slow()) as vendor:
+        async with open_fault_server(otherwise=acts.take_slowly()) as vendor:
             text = toml(ledger=url, queue=url, base=vendor.url, workers=12, timeout=3, visibility=2)
             async with instances(tmp_path / engine, text, count) as programs:
                 for program in programs:
@@ -236,7 +226,7 @@ async def test_a_roll_out_under_load_loses_doubles_and_doubts_nothing(
 
     async def run(engine: str) -> None:
         url = places.url(engine)
-        async with open_fault_server(otherwise=slow()) as vendor:
+        async with open_fault_server(otherwise=acts.take_slowly()) as vendor:
             text = toml(ledger=url, queue=url, base=vendor.url, workers=12)
             async with instances(tmp_path / engine, text, 2 * count) as programs:
                 running, new = programs[:count], programs[count:]

@@ -148,16 +148,6 @@ def doubts(rows: Sequence[Row], policy: OnDoubt) -> int:
     return sum(entry.state is State.IN_DOUBT for row in rows if row.on_doubt is policy for entry in row.history)
 
 
-def slow() -> Act:
-    """A vendor that takes everything, after a while."""
-
-    async def play(turn: Turn) -> bool:
-        await trio.sleep(random.uniform(0, 0.3))
-        return await acts.answer(202).play(turn)
-
-    return Act(play)
-
-
 def count(found: Report, rows: Sequence[Row], kills: int) -> tuple[int, ...]:
     """The numbers of `postman.testing.pairs.COLUMNS`."""
     resent = {str(row.id) for row in rows if row.on_doubt is OnDoubt.RESEND}
@@ -187,7 +177,7 @@ async def test_with_every_pair_nothing_is_lost_whenever_it_is_killed(
         ledger, queue = pair.urls(places)
         async with (
             limiter,
-            open_fault_server(otherwise=slow()) as vendor,
+            open_fault_server(otherwise=acts.take_slowly()) as vendor,
             open_program(
                 tmp_path / str(pair),
                 toml(ledger=ledger, queue=queue, base=vendor.url, workers=24, timeout=3, visibility=2),
@@ -249,7 +239,7 @@ async def test_with_every_pair_nothing_is_lost_and_nothing_doubled_when_their_se
         directory.mkdir()
         ledger, queue = pair.urls(mortal_places)
         async with (
-            open_fault_server(otherwise=slow()) as vendor,
+            open_fault_server(otherwise=acts.take_slowly()) as vendor,
             open_program(
                 directory,
                 toml(ledger=ledger, queue=queue, base=vendor.url, workers=8, timeout=3, visibility=2),
