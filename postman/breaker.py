@@ -148,7 +148,7 @@ class Breaker:
         self.on_change = on_change
         self._is_fault = is_fault
         self._probe_delay = probe_delay or linear_delay()
-        self._limit = faults_in_a_row
+        self._most_in_a_row = faults_in_a_row
         self._least_calls = least_calls
         self._fault_share = fault_share
         self._clock = clock
@@ -157,7 +157,7 @@ class Breaker:
         self._probe_at: float | None = None  # None: closed
         self._probing = False
         self._generation = 0
-        self._row = 0
+        self._faults_in_a_row = 0
         self._opened_in_a_row = 0
         self._opened = 0
         self._refused = 0
@@ -211,7 +211,7 @@ class Breaker:
             state=state,
             age=max(0.0, now - since),
             why=self._why,
-            faults_in_a_row=self._row,
+            faults_in_a_row=self._faults_in_a_row,
             calls=calls,
             faults=faults,
             opened_in_a_row=self._opened_in_a_row,
@@ -249,18 +249,18 @@ class Breaker:
         if probed:
             self._close()
         else:
-            self._row = 0
+            self._faults_in_a_row = 0
             self._window.add(self._clock(), fault=False)
 
     def _failed(self, last: str, *, fatal: bool, probed: bool) -> None:
-        self._row += 1
+        self._faults_in_a_row += 1
         if not probed:
             self._window.add(self._clock(), fault=True)
         calls, faults = self._window.count(self._clock())
         if fatal:
             self._open(f"a fault that needs a person, {last}")
-        elif probed or self._row >= self._limit:
-            self._open(f"{self._row} faults in a row, {last}")
+        elif probed or self._faults_in_a_row >= self._most_in_a_row:
+            self._open(f"{self._faults_in_a_row} faults in a row, {last}")
         elif calls >= self._least_calls and faults >= self._fault_share * calls:
             self._open(f"{faults} faults in {calls} calls within {self._window.length:g} s, {last}")
 
@@ -278,7 +278,7 @@ class Breaker:
         self._probe_at = None
         self._probing = False
         self._generation += 1
-        self._row = 0
+        self._faults_in_a_row = 0
         self._opened_in_a_row = 0
         self._why = ""
         self._window.clear()

@@ -194,9 +194,10 @@ class Ledger(Protocol):
         shared: other processes may use it at the same time.
         policy: replaced whole by a reload.
 
-    Every method is one transaction, and raises `StoreUnavailable` when the engine does not answer. A write that was
-    begun is never abandoned: a cancelled caller waits for its fate. What is asked of one letter raises `NewerRow` or
-    `DamagedRow` when its row cannot be read; what is asked of many goes on without it.
+    Every method is one transaction, but that `act` and `sweep` may be one for each letter; each raises
+    `StoreUnavailable` when the engine does not answer. A write that was begun is never abandoned: a cancelled caller
+    waits for its fate. What is asked of one letter raises `NewerRow` or `DamagedRow` when its row cannot be read; what
+    is asked of many goes on without it.
     """
 
     durable: bool

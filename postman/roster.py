@@ -149,7 +149,7 @@ class Roster:
         behind = list(lagging([Share(f"{number}", count, seconds) for number, count in enumerate(counts)]))
         if not behind:
             return
-        doing = {f"{task.worker}": f"asks {task.provider}, for {task.seconds:.0f} s" for task in self._postbox.tasks()}
+        doing = {f"{call.worker}": f"asks {call.provider}, for {call.seconds:.0f} s" for call in self._postbox.asking()}
         told = [f"{share.name} ({doing.get(share.name, 'asks nobody now')})" for share, _ in behind[:NAMED]]
         more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
         most, expected = max(share.delivered for share, _ in behind), max(expected for _, expected in behind)

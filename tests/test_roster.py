@@ -58,7 +58,7 @@ class Hands:
     def delivered(self) -> list[int]:
         return list(self.counts)
 
-    def tasks(self) -> list[object]:
+    def asking(self) -> list[object]:
         return []
 
     def available(self) -> bool:

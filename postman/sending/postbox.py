@@ -98,11 +98,11 @@ class Postbox:
         """How many letters each worker had taken, since the start."""
         return list(self._delivered)
 
-    def tasks(self) -> list[Task]:
+    def asking(self) -> list[Asking]:
         """What workers ask right now."""
         now = trio.current_time()
         return [
-            Task(turn._worker, turn._asks, now - turn._asks_since)  # noqa: SLF001  # a turn is a part of its postbox
+            Asking(turn._worker, turn._asks, now - turn._asks_since)  # noqa: SLF001  # a turn is a part of its postbox
             for turn in self._turns
             if turn._asks  # noqa: SLF001  # the same
         ]
@@ -137,7 +137,7 @@ class Postbox:
         return [primary, *weighted, *(c for c in others if c.terms.weight == 0)]
 
 
-class Task(NamedTuple):
+class Asking(NamedTuple):
     """A worker's call, under way for so many seconds."""
 
     worker: int
