@@ -106,14 +106,10 @@ def read(id: Id, stored: bytes) -> Row:
         NewerRow: it is, but says something that only a newer Postman understands.
     """
     try:
-        row = _unsealed(id, stored, _row_decoder)
-        if row.id == id:
-            return row
-        reason = "it names another letter"
-    except UNREADABLE as error:
-        reason = str(error)
-    _log.error("what the ledger has of a mail is damaged", id=id, reason=reason)
-    raise DamagedRow(f"what the ledger has of {id} is damaged: {reason}")
+        return row_of(id, stored)
+    except DamagedRow as error:
+        tell(id, error)
+        raise
 
 
 def decoded(id: Id, stored: bytes) -> Row | None:
@@ -122,6 +118,23 @@ def decoded(id: Id, stored: bytes) -> Row | None:
         return read(id, stored)
     except (NewerRow, DamagedRow):
         return None
+
+
+def row_of(id: Id, stored: bytes) -> Row:
+    """As `read`, for who tells the log of damage, see `tell`."""
+    try:
+        row = _unsealed(id, stored, _row_decoder)
+        if row.id == id:
+            return row
+        reason = "it names another letter"
+    except UNREADABLE as error:
+        reason = str(error)
+    raise DamagedRow(f"what the ledger has of {id} is damaged: {reason}")
+
+
+def tell(id: Id, error: DamagedRow) -> None:
+    """Tell the log."""
+    _log.error("what the ledger has of a mail is damaged", id=id, reason=str(error))
 
 
 def _unsealed[T](id: Id, stored: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from itertools import count
+from typing import Final
 
 import msgspec
 
 from postman.backends import rows
 from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, id_of, key_of
+from postman.backends.damage import Damage
 from postman.backends.postgres.checks import troubles
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.ledger_rows import number_of
@@ -56,6 +58,7 @@ class PostgresLists:
 
     def __init__(self, clock: Callable[[], Now] | None) -> None:
         self._clock = clock
+        self._damage = Damage()
 
     def now(self, connection: Connection) -> Now:
         """The time by the ledger's clock."""
@@ -106,20 +109,30 @@ class PostgresLists:
         return connection.execute(way.format(narrow).encode(), asked, binary=True).fetchall()
 
     def overdue(self, limit: int, connection: Connection) -> Overdue:
-        """See `Ledger.overdue`."""
-        now = self.now(connection)
+        """See `Ledger.overdue`. What cannot be read hides nothing behind it."""
+        now, damage = self.now(connection), Damage(self._damage)
 
         def first(where: str, column: str, value: float) -> tuple[Row, ...]:
-            statement = f"SELECT key, row FROM letter WHERE {where} AND {column} <= %s ORDER BY {column} LIMIT %s"  # noqa: S608  # our own text
-            return _rows(connection, statement, value, limit)
+            statement = (
+                f"SELECT key, row FROM letter WHERE {where} AND {column} <= %s ORDER BY {column} LIMIT %s OFFSET %s"  # noqa: S608  # our own text
+            )
+            found: list[Row] = []
+            for offset in count(step=limit):
+                page = connection.execute(statement.encode(), [value, limit, offset], binary=True).fetchall()
+                found += filter(None, (damage.decoded(id_of(key), encoded) for key, encoded in page))
+                if len(page) < limit or len(found) >= limit:
+                    break
+            return tuple(found[:limit])
 
-        return Overdue(
+        overdue = Overdue(
             lapsed=first("state = 1", "wake", now.steady),
             doubtful=first("state = 2", "wake", now.wall),
             aged=first("state = 0", "wake", now.wall),
             unput=first("state = 0 AND NOT put", "due", now.wall + MAX_DELAY),
             waiting=first("state = 0 AND put", "due", now.wall - rows.OVERDUE),
         )
+        self._damage = damage
+        return overdue
 
     def sweep(self, retention: float, key_retention: float, limit: int, connection: Connection) -> int:
         """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""
@@ -157,7 +170,7 @@ class PostgresLists:
             [self.now(connection).wall],
         ).fetchall()
         known = {state: counts[number] for state, number in NUMBERS.items() if counts.get(number)}
-        return LedgerStatistics(known, oldest, doubled, troubles(connection))
+        return LedgerStatistics(known, oldest, doubled, (*troubles(connection), *self._damage.troubles))
 
     def pause(self, provider: str, who: str | None, connection: Connection) -> None:
         """See `Ledger.pause`."""
@@ -205,10 +218,6 @@ class PostgresLists:
             binary=True,
         ).fetchall()
         return rows.page_of_keys(found, limit)
-
-
-def _rows(connection: Connection, statement: str, *values: Any) -> tuple[Row, ...]:  # noqa: ANN401  # what is bound
-    return _decoded(connection.execute(statement.encode(), values, binary=True))
 
 
 def _decoded(found: Iterable[tuple[int, bytes]]) -> tuple[Row, ...]:

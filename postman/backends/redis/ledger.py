@@ -217,7 +217,8 @@ class RedisLedger:
     async def statistics(self) -> LedgerStatistics:
         """See `Ledger.statistics`."""
         await self._look_back(self._client.ask)
-        return msgspec.structs.replace(await self._lists.statistics(), troubles=self._witness.troubles)
+        troubles = (*self._witness.troubles, *self._lists.damage.troubles)
+        return msgspec.structs.replace(await self._lists.statistics(), troubles=troubles)
 
     async def _look_back(self, ask: Ask) -> None:
         await self._witness.look(ask, swept=self._lists.now().wall - self.policy.retention)

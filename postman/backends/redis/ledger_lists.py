@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any, Final, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ import structlog
 
 from postman.backends import rows
 from postman.backends.columns import first_id, hash_of, hashes_of
+from postman.backends.damage import Damage
 from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
@@ -36,9 +38,13 @@ class RedisLists:
     Args:
         client: connected to the server.
         clock: the time; None: the server's.
+
+    Attributes:
+        damage: what the last look for the clerk came across.
     """
 
     def __init__(self, client: Client, clock: Callable[[], Now] | None) -> None:
+        self.damage = Damage()
         self._client = client
         self._server = ServerClock()
         self._clock = clock or self._server
@@ -109,14 +115,25 @@ class RedisLists:
             shelf.UNPUT: now.wall + MAX_DELAY,
             shelf.PUT: now.wall - rows.OVERDUE,
         }
-        lists = await self._client.ask(*(self._until(name, end, limit) for name, end in ends.items()))
-        lapsed, doubtful, aged, unput, waiting = [await self._rows(ids) for ids in lists]
-        return Overdue(lapsed, doubtful, aged, unput, waiting)
+        damage = Damage(self.damage)
+        lists = [await self._first(name, end, limit, damage) for name, end in ends.items()]
+        self.damage = damage
+        return Overdue(*lists)
 
-    def _until(self, name: str, end: float, limit: int) -> tuple[Any, ...]:
-        return "ZRANGE", self.key(name), "-inf", end, "BYSCORE", "LIMIT", 0, limit
+    def _until(self, name: str, end: float, limit: int, offset: int = 0) -> tuple[Any, ...]:
+        return "ZRANGE", self.key(name), "-inf", end, "BYSCORE", "LIMIT", offset, limit
 
-    async def _rows(self, found: Sequence[bytes]) -> tuple[Row, ...]:
+    async def _first(self, name: str, end: float, limit: int, damage: Damage) -> tuple[Row, ...]:
+        """The first rows of a list that can be read; the others hide nothing behind them."""
+        found: list[Row] = []
+        for offset in count(step=limit):
+            [page] = await self._client.ask(self._until(name, end, limit, offset))
+            found += await self._rows(page, damage)
+            if len(page) < limit or len(found) >= limit:
+                break
+        return tuple(found[:limit])
+
+    async def _rows(self, found: Sequence[bytes], damage: Damage) -> tuple[Row, ...]:
         ids = [_id(id) for id in found]
         if not ids:
             return ()
@@ -126,7 +143,7 @@ class RedisLists:
             _log.error("mails are gone from Redis, though Postman did not delete them", mails=gone)
             await self._forget([(id, read[id], None) for id in gone])  # else they would stand in the way of others
         stored = ((id, letter.row) for id, letter in read.items())
-        return tuple(row for id, encoded in stored if encoded is not None and (row := rows.decoded(id, encoded)))
+        return tuple(row for id, encoded in stored if encoded is not None and (row := damage.decoded(id, encoded)))
 
     async def sweep(self, retention: float, key_retention: float, limit: int) -> int:
         """Delete rows that ended, and keys that came, so many seconds ago; at most `limit` in all."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from postman.backends import rows
 from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, key_of
+from postman.backends.damage import Damage
 from postman.backends.sqlite.database import Database
 from postman.backends.sqlite.ledger_rows import SqliteRows, decoded, stored
 from postman.ledger import Filter, LedgerStatistics, Overdue, Pause
@@ -30,6 +31,7 @@ class SqliteLists:
         self._database = database
         self._sql = database.connection
         self._letters = letters
+        self._damage = Damage()
 
     def find(self, filter: Filter, after: Id | None, limit: int) -> list[Row]:
         """See `Ledger.find`. No index has a client's letters of all states in order, so those are merged."""
@@ -59,18 +61,21 @@ class SqliteLists:
         return stored(self._sql, f"{where} ORDER BY key DESC", *(value for _, value in conditions))
 
     def overdue(self, limit: int, now: Now) -> Overdue:
-        """See `Ledger.overdue`."""
+        """See `Ledger.overdue`. What cannot be read hides nothing behind it."""
+        damage = Damage(self._damage)
 
         def first(where: str, value: float) -> tuple[Row, ...]:
-            return tuple(stored(self._sql, f"{where} LIMIT ?", value, limit))
+            return tuple(islice(stored(self._sql, where, value, decode=damage.decoded), limit))
 
-        return Overdue(
+        overdue = Overdue(
             lapsed=first("WHERE state = 1 AND wake <= ? ORDER BY wake", now.steady),
             doubtful=first("WHERE state = 2 AND wake <= ? ORDER BY wake", now.wall),
             aged=first("INDEXED BY letter_wake WHERE state = 0 AND wake <= ? ORDER BY wake", now.wall),
             unput=first("WHERE state = 0 AND put = 0 AND due <= ? ORDER BY due", now.wall + MAX_DELAY),
             waiting=first("WHERE state = 0 AND put = 1 AND due <= ? ORDER BY due", now.wall - rows.OVERDUE),
         )
+        self._damage = damage
+        return overdue
 
     def sweep(self, ended_before: float, keyed_before: float, limit: int) -> int:
         """Delete rows that ended, and keys that came, at or before these times; at most `limit` in all."""
@@ -105,7 +110,10 @@ class SqliteLists:
             )
         ]
         return LedgerStatistics(
-            self._letters.counts, min(dues, default=None), self._letters.doubled, self._database.troubles
+            self._letters.counts,
+            min(dues, default=None),
+            self._letters.doubled,
+            (*self._database.troubles, *self._damage.troubles),
         )
 
     def pause(self, provider: str, who: str | None, wall: float) -> None:

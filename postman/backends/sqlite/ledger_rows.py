@@ -27,10 +27,15 @@ def decoded(key: int, encoded: bytes) -> Row | None:
     return rows.decoded(id_of(key), encoded)
 
 
-def stored(connection: apsw.Connection, rest: str, *values: Any) -> Iterator[Row]:  # noqa: ANN401  # what SQLite binds
+def stored(
+    connection: apsw.Connection,
+    rest: str,
+    *values: Any,  # noqa: ANN401  # what SQLite binds
+    decode: Callable[[Id, bytes], Row | None] = rows.decoded,
+) -> Iterator[Row]:
     """The rows in the file that the rest of a SELECT names, but for those that cannot be read."""
     for key, encoded in connection.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
-        if row := decoded(key, encoded):
+        if row := decode(id_of(key), encoded):
             yield row
 
 

@@ -71,6 +71,19 @@ async def what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on(open_led
         assert (await scene.claim(await scene.queued())).fence == 1
 
 
+async def what_a_newer_postman_wrote_hides_nothing_from_the_clerk(open_ledger: OpenLedger) -> None:
+    clock = StandingClock()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        for _ in range(5):
+            await scene.queued(on_doubt="ask")
+        ours = await scene.queued()
+    async with open_scene(open_ledger, clock=clock) as scene:
+        clock.advance(scene.ledger.policy.give_up_after)
+        overdue = await scene.ledger.overdue(2)
+        assert [row.id for row in overdue.aged] == [row.id for row in overdue.waiting] == [ours]
+        assert not (await scene.ledger.statistics()).troubles, "nothing is damaged"
+
+
 async def what_a_newer_postman_wrote_does_not_move_and_the_others_do(open_ledger: OpenLedger) -> None:
     async with open_scene(open_ledger) as scene:
         newer, ours = await scene.queued(on_doubt="ask"), await scene.queued()
@@ -88,5 +101,6 @@ CHECKS: tuple[LedgerCheck, ...] = (
     everything_is_there_after_reopening,
     an_id_stays_taken_after_reopening,
     what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on,
+    what_a_newer_postman_wrote_hides_nothing_from_the_clerk,
     what_a_newer_postman_wrote_does_not_move_and_the_others_do,
 )

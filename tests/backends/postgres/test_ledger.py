@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from postman.backends import rows
 from postman.backends.columns import key_of
 from postman.backends.postgres.ledger import ledger_on
 from postman.backends.postgres.server import Server, open_side, prepare
@@ -63,7 +64,14 @@ async def test_damage_to_a_letter_is_told_and_the_others_go_on(
         answers = [await ledger.claim(id, [LAMDA]) for id in (bodiless, garbled, whole)]
         assert [getattr(answer, "state", "claimed") for answer in answers] == ["failed", "failed", "claimed"]
         clock.advance(Policy().give_up_after)
-        assert [row.id for row in (await ledger.overdue(10)).lapsed] == [whole], "the clerk's round goes on"
+        unseen = await scene.queued()
+        clock.advance(rows.OVERDUE)
+        overdue = await ledger.overdue(1)
+        assert [row.id for row in overdue.lapsed] == [whole], "the clerk's round goes on"
+        assert [row.id for row in overdue.waiting] == [unseen], "behind the damaged one"
+        [sentence] = (await ledger.statistics()).troubles
+        assert sentence.startswith("1 mail is damaged in the ledger")
+        assert damaged in sentence
 
 
 async def test_whoever_asks_for_letters_of_the_far_future_finds_none(open_postgres: OpenLedger) -> None:

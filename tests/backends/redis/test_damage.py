@@ -77,6 +77,28 @@ async def test_a_damaged_letter_is_told_and_stops_no_other(place: Place, damage:
     assert await ledger.letters([bad]) == {}
 
 
+async def test_damaged_letters_that_the_clerk_comes_across_are_told_once_and_in_the_status_until_they_are_whole(
+    place: Place,
+) -> None:
+    ids = [(await place.scene.claim(await place.scene.queued())).id for _ in range(6)]
+    whole = {id: place.server.ask("HGET", place.letter(id), "r") for id in ids[:5]}
+    for id in whole:
+        place.server.ask("HSET", place.letter(id), "r", "x")
+    place.clock.advance(LAMDA.lease)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            assert [row.id for row in (await place.ledger.overdue(2)).lapsed] == ids[5:]
+    assert [log["id"] for log in logs] == ids[:5]
+    [sentence] = (await place.ledger.statistics()).troubles
+    assert sentence.startswith("5 mails are damaged in the ledger")
+    assert f"{', '.join(ids[:3])} and 2 more" in sentence
+    for id, row in whole.items():
+        place.server.ask("HSET", place.letter(id), "r", row)
+    await place.ledger.overdue(2)
+    await place.ledger.overdue(10)
+    assert (await place.ledger.statistics()).troubles == ()
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 async def test_what_is_damaged_is_swept_with_what_ended_beside_it(place: Place, damage: Damage) -> None:
     ids = [await place.scene.queued() for _ in range(3)]
