@@ -113,31 +113,16 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, ren
     visibility_timeout: float = 60.0
 
 
-class Queue(Protocol):
-    """A wake-up for workers.
-
-    Attributes:
-        durable: notes survive a restart of this process and of the engine.
-        shared: other processes may take from it.
+class Notes(Protocol):
+    """As much of a queue as a delivery needs: notes are put, and something becomes of those in hand.
 
     All methods raise `StoreUnavailable` when the engine does not answer. Time passes by a clock that does not jump.
     """
-
-    durable: bool
-    shared: bool
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """Make notes visible after `delay` seconds (at most `MAX_DELAY`).
 
         May have been done in part when it raises; repeating it is harmless. Durable on return where `durable`.
-        """
-        ...
-
-    async def take(self) -> Lease:
-        """Wait for a note and lease it for `visibility-timeout` seconds.
-
-        Atomic under cancellation: either it returns or nothing was leased. Lanes are served by `LANE_WEIGHTS`, within
-        a lane about in order. One wake-up, one call to the engine, serves all waiting takers.
         """
         ...
 
@@ -164,6 +149,26 @@ class Queue(Protocol):
 
         Raises:
             LeaseLost: the lease was over.
+        """
+        ...
+
+
+class Queue(Notes, Protocol):
+    """A wake-up for workers.
+
+    Attributes:
+        durable: notes survive a restart of this process and of the engine.
+        shared: other processes may take from it.
+    """
+
+    durable: bool
+    shared: bool
+
+    async def take(self) -> Lease:
+        """Wait for a note and lease it for `visibility-timeout` seconds.
+
+        Atomic under cancellation: either it returns or nothing was leased. Lanes are served by `LANE_WEIGHTS`, within
+        a lane about in order. One wake-up, one call to the engine, serves all waiting takers.
         """
         ...
 

@@ -56,7 +56,7 @@ def read_event(event: object, queues: frozenset[str]) -> tuple[Record, ...]:
 
 
 class Records:
-    """The records of an event as what a delivery needs of a queue, see `delivery.Notes`. Waits for nothing.
+    """The records of an event as what a delivery needs of a queue, see `queue.Notes`. Waits for nothing.
 
     Attributes:
         waiting: leases that nobody has in hand yet. A handle is the number of the record.

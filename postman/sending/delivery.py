@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -36,7 +35,7 @@ from postman.guard import Guard, Hold
 from postman.ledger import Claim, Ended, Ledger, Unclaimable
 from postman.mail import Id
 from postman.provider import Attempt, Phase, boottime
-from postman.queue import MAX_DELAY, VERSION, Lease, Note
+from postman.queue import MAX_DELAY, VERSION, Lease, Note, Notes
 from postman.row import End, EndKind, Row, State
 from postman.sending.postbox import Turn
 from postman.sending.wall import Stopped, ask, end_of
@@ -70,26 +69,6 @@ class Called(msgspec.Struct, frozen=True):
     provider: str
     end: End
     seconds: float
-
-
-class Notes(Protocol):
-    """As much of a `postman.queue.Queue` as a delivery needs."""
-
-    async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
-        """See `Queue.put`."""
-        ...
-
-    async def ack(self, lease: Lease) -> None:
-        """See `Queue.ack`."""
-        ...
-
-    async def release(self, lease: Lease, delay: float = 0) -> None:
-        """See `Queue.release`."""
-        ...
-
-    async def bury(self, lease: Lease, reason: str) -> None:
-        """See `Queue.bury`."""
-        ...
 
 
 class Delivery:
