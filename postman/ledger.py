@@ -131,8 +131,8 @@ class Pause(msgspec.Struct, frozen=True):
     who: str
 
 
-HEARD = 600.0
-"""Seconds for which an instance that was not heard of is remembered."""
+HEARD = 86_400.0
+"""Seconds for which an instance that was not heard of is remembered, so that somebody learns of it the next morning."""
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,6 +284,7 @@ class Ledger(Protocol):
     async def enrol(self, instance: Instance) -> Sequence[Instance]:
         """Say that an instance is there, in place of what it said before; all that said so within `HEARD` seconds.
 
+        One that has left is forgotten.
         A ledger that is not shared has one instance. Need not be durable.
         """
         ...

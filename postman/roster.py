@@ -6,6 +6,7 @@ the others hangs, starves, or has a slow provider. Who has nothing to do is not 
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import socket
@@ -76,6 +77,8 @@ class Roster:
         self._before = [0] * workers
         self._rounds: deque[tuple[list[int], float]] = deque(maxlen=ROUNDS)
         self._waits = False
+        self._began = math.inf
+        """By the ledger's clock."""
         self.me = Instance(
             id=secrets.token_hex(8), name=socket.gethostname(), pid=os.getpid(), only=only, workers=workers
         )
@@ -99,7 +102,18 @@ class Roster:
             self._end_round(seconds, waits=waits)
         elif not at_once:
             return
-        self.instances = [found for found in await self._ledger.enrol(self.me) if not found.left]
+        found = await self._ledger.enrol(self.me)
+        now = next((each.at for each in found if each.id == self.me.id), 0.0)
+        self._began = min(self._began, now)
+        replaced = [each for each in found if self._has_replaced(each, now)]
+        for each in replaced:
+            await self._ledger.enrol(msgspec.structs.replace(each, left=True))
+        self.instances = [each for each in found if not (each.left or each in replaced)]
+
+    def _has_replaced(self, other: Instance, now: float) -> bool:
+        """Whether this instance was started in place of another one, which nobody has to be told of then."""
+        same = (other.name, other.only) == (self.me.name, self.me.only)
+        return same and other.at < self._began and now - other.at > SILENT
 
     def _end_round(self, seconds: float, *, waits: bool) -> None:
         now = self._postbox.delivered()

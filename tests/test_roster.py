@@ -107,16 +107,27 @@ async def test_an_instance_that_starves_is_named_by_the_others_and_by_itself(aut
     assert "Instance web-2 (pid 17) delivered 3 mails" in sentence
 
 
+class Together(MemoryLedger):
+    """A ledger of several instances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, Instance] = {}
+
+    async def enrol(self, instance: Instance) -> list[Instance]:
+        self.said[instance.id] = msgspec.structs.replace(instance, at=trio.current_time())
+        if instance.left:
+            del self.said[instance.id]
+        return list(self.said.values())
+
+    def roster(self, hands: Hands, only: str = "") -> Roster:
+        return Roster(self, hands, workers=1, only=only)  # type: ignore[arg-type]  # as much as it asks for
+
+
 async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_stopped(autojump_clock: MockClock) -> None:
-    said: dict[str, Instance] = {}
-
-    class Shared(MemoryLedger):
-        async def enrol(self, instance: Instance) -> list[Instance]:
-            said[instance.id] = msgspec.structs.replace(instance, at=trio.current_time())
-            return list(said.values())
-
-    hands, ledger = Hands(1), Shared()
-    me, other = (Roster(ledger, hands, workers=1, only="") for _ in range(2))  # type: ignore[arg-type]  # see above
+    hands, ledger = Hands(1), Together()
+    me, other = ledger.roster(hands), ledger.roster(hands)
+    await me.look(waits=False)
     await other.look(waits=False)
     await rounds(me, hands, 0, count=4)
     assert (len(me.instances), list(me.sentences())) == (2, [])
@@ -127,6 +138,21 @@ async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_sto
     await other.look(waits=False)
     await rounds(me, hands, 0, count=1)
     assert (len(me.instances), list(me.sentences())) == (1, [])
+
+
+async def test_one_that_was_killed_is_named_until_one_of_its_kind_was_started_on_its_machine(
+    autojump_clock: MockClock,
+) -> None:
+    hands, ledger = Hands(1), Together()
+    killed, neighbour = ledger.roster(hands, "workers"), ledger.roster(hands, "http")
+    await killed.look(waits=False)
+    await rounds(neighbour, hands, 0, count=40)
+    assert ["has said nothing" in sentence for sentence in neighbour.sentences()] == [True], "after ten minutes"
+    following = ledger.roster(hands, "workers")
+    await following.look(waits=False)
+    assert len(list(following.sentences())) == 0
+    await rounds(neighbour, hands, 0, count=1)
+    assert (list(neighbour.sentences()), len(ledger.said)) == ([], 2)
 
 
 async def test_that_nobody_delivers_is_told(autojump_clock: MockClock) -> None:

@@ -191,14 +191,12 @@ class PostgresLists:
     def enrol(self, instance: Instance, connection: Connection) -> Sequence[Instance]:
         """See `Ledger.enrol`."""
         now = self.now(connection).wall
-        connection.execute(
-            "INSERT INTO instance (id, at, said) VALUES (%s, %s, %s) "
-            "ON CONFLICT (id) DO UPDATE SET at = excluded.at, said = excluded.said",
-            [instance.id, now, msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))],
-        )
-        connection.execute("DELETE FROM instance WHERE at < %s", [now - HEARD])
+        connection.execute("DELETE FROM instance WHERE at < %s OR id = %s", [now - HEARD, instance.id])
+        if not instance.left:
+            said = msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))
+            connection.execute("INSERT INTO instance (id, at, said) VALUES (%s, %s, %s)", [instance.id, now, said])
         found = connection.execute("SELECT said FROM instance ORDER BY id", binary=True)
-        return tuple(_instances.decode(said) for (said,) in found)
+        return tuple(there for (said,) in found if (there := _instance(said)))
 
     # Removals
 
@@ -218,6 +216,13 @@ class PostgresLists:
             binary=True,
         ).fetchall()
         return rows.page_of_keys(found, limit)
+
+
+def _instance(said: bytes) -> Instance | None:
+    try:
+        return _instances.decode(said)
+    except rows.UNREADABLE:
+        return None  # of a newer Postman, or damaged
 
 
 def _decoded(found: Iterable[tuple[int, bytes]]) -> tuple[Row, ...]:

@@ -194,7 +194,8 @@ class RedisLists:
         [time] = await self._client.ask(("TIME",))
         now = self.now(time).wall
         said = msgspec.msgpack.encode(msgspec.structs.replace(instance, at=now))
-        _, found = await self._client.ask(("HSET", name, instance.id, said), ("HVALS", name))
+        word = ("HDEL", name, instance.id) if instance.left else ("HSET", name, instance.id, said)
+        _, found = await self._client.ask(word, ("HVALS", name))
         instances = sorted(filter(None, map(_instance, found)), key=lambda found: found.id)
         gone = [found.id for found in instances if found.at < now - HEARD]
         if gone:

@@ -206,6 +206,9 @@ async def instances_that_were_heard_of_lately_are_listed_as_they_were_last(open_
             assert list(await scene.ledger.enrol(second)) == [busy, there]
             scene.clock.advance(1)
             assert [found.id for found in await scene.ledger.enrol(second)] == ["2"]
+            assert len(await scene.ledger.enrol(first)) == 2
+            assert [found.id for found in await scene.ledger.enrol(msgspec.structs.replace(first, left=True))] == ["2"]
+            assert [found.id for found in await scene.ledger.enrol(second)] == ["2"]
 
 
 CHECKS: tuple[LedgerCheck, ...] = (
