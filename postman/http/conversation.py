@@ -1,33 +1,24 @@
-"""One client's requests, one after another: read under deadlines, given to hypercorn, answered in order.
+"""One client's requests, one after another: read under deadlines, given to the application, answered in order.
 
-Hypercorn's own loop over a connection, `hypercorn.trio.tcp_server.TCPServer`, is not used, for four faults:
-
-- An error in the code of one connection leaves its `serve`, and ends the process.
-- Its idle timer is a task of its own, which can close a connection whose next request was just read. Here a connection
-  ends by ending its read, so what was read is answered.
-- At the end of an answer it waits, and quart-trio cancels that wait: idle connections stay for ever,
-  `Connection: close` and HTTP/1.0 hang.
-- It does not bound the time of headers, bodies and answers.
-
-With another hypercorn than 0.18: when tests/http/server passes with its own loop, this file has done its work.
+The application runs in the task of its connection, which reads what the application asks for and nothing ahead of it.
+Hypercorn in our place took half of the CPU of a POST, with a task and a channel for each request. It also ends its
+`serve` by an error in one connection, bounds neither the time of headers and bodies nor that of answers, and may close
+an idle connection whose next request was just read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
+import urllib.parse
+from http import HTTPStatus
+from wsgiref.handlers import format_date_time
 
 import h11
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
-from hypercorn.utils import parse_socket_addr
+from hypercorn.typing import ASGIFramework, ASGIReceiveEvent, ASGISendEvent, HTTPScope
 
 from postman.config import Http
 from postman.failpoint import failpoint
@@ -35,6 +26,7 @@ from postman.http.framing import Framing, Load
 
 _LINGER = 2.0  # seconds a refused client has to read why, while what it still sends is thrown away
 _READ = 65_536
+_CLOSE = (b"connection", b"close")
 
 _log = structlog.get_logger()
 
@@ -50,8 +42,7 @@ class Conversation:
         app: answers the requests.
         limits: on time and size.
         load: of the bodies of all connections.
-        config: hypercorn's.
-        context: hypercorn's; once it is `terminated`, no further request is taken.
+        closing: once it is set, no further request is taken.
 
     Attributes:
         served: requests given to the application.
@@ -59,40 +50,35 @@ class Conversation:
     """
 
     def __init__(
-        self,
-        stream: trio.SocketStream,
-        app: ASGIFramework,
-        limits: Http,
-        load: Load,
-        config: Config,
-        context: WorkerContext,
+        self, stream: trio.SocketStream, app: ASGIFramework, limits: Http, load: Load, closing: trio.Event
     ) -> None:
         self.served = 0
         self.cut = False
         self._stream = stream
-        self._app = ASGIWrapper(app)
+        self._app = app
         self._limits = limits
-        self._config = config
-        self._context = context
+        self._closing = closing
         self._http = Framing(limits.max_body, load)
-        self._protocol: H11Protocol
-        self._writing = trio.Lock()
-        self._conversation = trio.CancelScope()
         self._receiving = trio.CancelScope()
         self._deadline = math.inf
         self._idle = True
-        self._answered = trio.Event()
-        self._unread = False
+        self._bodiless = False
 
     async def run(self) -> None:
         """Serve the client until it leaves, is refused, is too slow or is released."""
         try:
-            await self._converse()
+            self._expect_within(self._limits.header_timeout)
+            while await self._exchange():
+                self._idle = True
+                self._expect_within(self._limits.idle_timeout)
+            if self._is_unread and not self._closing.is_set():
+                await self._linger()
         except* (trio.Cancelled, KeyboardInterrupt, SystemExit):
             self.cut = True
             raise
         except* BaseException:  # noqa: BLE001  # one connection is no reason to end the process
             _log.exception("a connection failed")
+            await self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
         finally:
             self._http.let_go()
 
@@ -101,34 +87,76 @@ class Conversation:
         if self._http.their_state is h11.IDLE:
             self._receiving.cancel()
 
-    async def _converse(self) -> None:
+    async def _exchange(self) -> bool:
+        """Take a request and answer it; whether another may follow."""
         try:
-            ends = self._stream.socket.getpeername(), self._stream.socket.getsockname()
-        except OSError:
-            return  # gone already
-        client, server = (parse_socket_addr(self._stream.socket.family, end) for end in ends)
-        async with TaskGroup() as tasks:
-            self._protocol = H11Protocol(
-                self._app, self._config, self._context, tasks, ConnectionState({}), False, client, server, self._send
-            )
-            self._protocol.connection = self._http
-            with self._conversation:
-                await self._read()
-        if self._unread and not self._context.terminated.is_set():
-            await self._linger()
+            request = await self._next_event()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint)
+            return False
+        if not isinstance(request, h11.Request):
+            return False
+        self.served += 1
+        self._bodiless = request.method == b"HEAD"
+        self._expect_within(self._limits.body_timeout)
+        if self._http.they_are_waiting_for_100_continue:
+            await self._write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
+        await self._app(_scope(request), self._receive, self._send)
+        if self._http.our_state is h11.SEND_RESPONSE:
+            raise RuntimeError("the application did not answer")
+        with contextlib.suppress(h11.RemoteProtocolError):
+            while self._http.their_state is h11.SEND_BODY and self._http.next_event() is not h11.NEED_DATA:
+                pass  # what has come of a body that nobody wanted
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        failpoint("A7")
+        self._http.start_next_cycle()
+        return True
 
-    async def _read(self) -> None:
-        self._expect_within(self._limits.header_timeout)
-        while True:
-            data = await self._receive()
-            await self._protocol.handle(RawData(data))
-            if not data:
-                return
-            if self._http.has_request:
-                await self._answered.wait()
+    async def _receive(self) -> ASGIReceiveEvent:
+        """The next of the request's body; when it does not come, the client was told why, and the answer is dropped."""
+        if self._http.has_request:
+            await trio.sleep_forever()
+        try:
+            event = await self._next_event()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint)
+            return {"type": "http.disconnect"}
+        body = bytes(event.data) if isinstance(event, h11.Data) else b""
+        return {"type": "http.request", "body": body, "more_body": isinstance(event, h11.Data)}
 
-    async def _receive(self) -> bytes:
-        if self._context.terminated.is_set() and self._http.their_state is h11.IDLE:
+    async def _send(self, message: ASGISendEvent) -> None:
+        """Send a part of the answer, or nothing when the client is gone, or was answered already."""
+        if self._http.our_state not in {h11.SEND_RESPONSE, h11.SEND_BODY}:
+            return
+        data = b""
+        if message["type"] == "http.response.start":
+            headers = [*message["headers"], _date()]
+            if self._closing.is_set():
+                headers.append(_CLOSE)
+            data = self._http.send(h11.Response(status_code=message["status"], headers=headers))
+        elif message["type"] == "http.response.body":
+            body = message.get("body")
+            if body and not self._bodiless:
+                data = self._http.send(h11.Data(data=body))
+            if not message.get("more_body"):
+                data += self._http.send(h11.EndOfMessage())
+        await self._write(data)
+
+    async def _refuse(self, status: int) -> None:
+        """Answer in place of the application, if no answer was begun; the connection ends."""
+        if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            refusal = h11.Response(status_code=status, headers=[(b"content-length", b"0"), _CLOSE, _date()])
+            await self._write(self._http.send(refusal) + self._http.send(h11.EndOfMessage()))
+
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            self._http.receive_data(await self._read())
+        return event
+
+    async def _read(self) -> bytes:
+        """What comes next; nothing when the client has left, is too slow or is to be released."""
+        if self._closing.is_set() and self._http.their_state is h11.IDLE:
             self._expect_within(-math.inf)
         with (
             trio.CancelScope(deadline=self._deadline) as self._receiving,
@@ -140,47 +168,26 @@ class Conversation:
                 self._expect_within(self._limits.header_timeout)
             return bytes(data)
         if self._receiving.cancelled_caught and not self._idle:
-            self.cut = not self._context.terminated.is_set()
-            self._http.refuse(408 if self.cut else 503)
+            self.cut = not self._closing.is_set()
+            self._http.refuse(HTTPStatus.REQUEST_TIMEOUT if self.cut else HTTPStatus.SERVICE_UNAVAILABLE)
         return b""
 
-    def _expect_within(self, seconds: float) -> None:
-        self._deadline = trio.current_time() + seconds
-
-    async def _send(self, event: Event) -> None:
-        """Do what hypercorn asks for.
-
-        After the last byte of an answer nothing here waits. Hypercorn tells the application of the end within the
-        application's last send; quart-trio then cancels the task that sends, and what waited would not be done.
-        """
-        match event:
-            case RawData(data=data) if data:
-                await self._write(data)
-            case Updated(idle=False):
-                self.served += 1
-                self._answered = trio.Event()
-                self._expect_within(self._limits.body_timeout)
-            case Updated():
-                failpoint("A7")
-                self._answered.set()
-                self._idle = True
-                self._expect_within(self._limits.idle_timeout)
-            case Closed():
-                self._unread = not self._http.has_request
-                await self._protocol.handle(event)  # tells the application
-                self._conversation.cancel()
-
     async def _write(self, data: bytes) -> None:
+        """Hand bytes to the kernel. Nothing can follow those that did not go whole."""
+        if not data:
+            return
+        gone = False
         try:
-            async with self._writing:
-                with trio.fail_after(self._limits.body_timeout):
-                    await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
-            self.cut |= isinstance(error, trio.TooSlowError)
-            await self._send(Closed())
-        except trio.Cancelled:
-            self._conversation.cancel()  # half an answer may be on its way: nothing can follow it
-            raise
+            with trio.fail_after(self._limits.body_timeout):
+                await self._stream.send_all(data)
+                gone = True
+        except trio.TooSlowError:
+            self.cut = True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            if not gone:
+                self._http.send_failed()
 
     async def _linger(self) -> None:
         """Read on for a moment: closing now would send a RST, and that can destroy the refusal on its way."""
@@ -188,3 +195,35 @@ class Conversation:
             await self._stream.send_eof()
             while await self._stream.receive_some(_READ):
                 pass
+
+    def _expect_within(self, seconds: float) -> None:
+        self._deadline = trio.current_time() + seconds
+
+    @property
+    def _is_unread(self) -> bool:
+        """Whether the client may be sending still."""
+        return self._http.their_state is not h11.CLOSED and not self._http.has_request
+
+
+def _scope(request: h11.Request) -> HTTPScope:
+    path, _, query = request.target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.1"},
+        "http_version": request.http_version.decode("ascii"),
+        "method": request.method.decode("ascii"),
+        "scheme": "http",
+        "path": urllib.parse.unquote(path.decode("ascii")),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": None,
+        "server": None,
+        "state": {},  # type: ignore[typeddict-item]  # hypercorn's own class, a dict
+        "extensions": {},
+    }
+
+
+def _date() -> tuple[bytes, bytes]:
+    return b"date", format_date_time(time.time()).encode("ascii")

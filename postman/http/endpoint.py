@@ -23,7 +23,7 @@ from postman.config import Http, Scope
 from postman.failpoint import failpoint
 from postman.host import host_of, is_loopback
 from postman.http import explain, page, query
-from postman.http.exchange import answer, idempotency_key, json_body
+from postman.http.exchange import Application, answer, idempotency_key, json_body
 from postman.http.keyring import Client, Keyring
 from postman.http.parse import parse
 from postman.http.problem import Problem, not_now, problem_of
@@ -95,12 +95,8 @@ def create_app(
         keyring: whose keys are valid; may be replaced under way.
         takes_mail: whether mail is taken here at all.
     """
-    app = QuartTrio("postman", static_folder=None)
-    app.config.update(
-        MAX_CONTENT_LENGTH=http.max_body,
-        BODY_TIMEOUT=http.body_timeout,
-        PROVIDE_AUTOMATIC_OPTIONS=False,
-    )
+    app = Application("postman", static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=http.max_body, PROVIDE_AUTOMATIC_OPTIONS=False)
     app.url_map.merge_slashes = False  # else //mail is redirected
     endpoint = _Endpoint(intake, ledger, office, http, keyring)
     for route in endpoint.routes(takes_mail=takes_mail):

@@ -35,7 +35,7 @@ class Load:
 class Framing(h11.Connection):
     """h11 without what a proxy before us could read differently, and with an end to bodies.
 
-    A refusal is a RemoteProtocolError: hypercorn answers with its status and closes; the sentence is put in here.
+    A refusal is a RemoteProtocolError: who meets it answers with its status and closes; the sentence is put in here.
 
     Args:
         max_body: bytes of one body.
@@ -57,7 +57,7 @@ class Framing(h11.Connection):
     @property
     def has_request(self) -> bool:
         """The client has sent its whole request."""
-        return self._refusal is None and self.their_state in {h11.DONE, h11.MUST_CLOSE}
+        return self._refusal is None and self.their_state not in {h11.IDLE, h11.SEND_BODY, h11.ERROR, h11.CLOSED}
 
     def refuse(self, status: int) -> h11.RemoteProtocolError:
         """Make this and every further look for an event end in a refusal."""
@@ -77,8 +77,6 @@ class Framing(h11.Connection):
         """
         if self._refusal is not None:
             raise self._refusal
-        if self.their_state is h11.MUST_CLOSE:
-            return h11.NEED_DATA  # h11 would refuse what follows, in place of the answer to the request in hand
         buffered = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         event = super().next_event()
         match event:
@@ -118,7 +116,7 @@ class Framing(h11.Connection):
         return data
 
     def _problem(self, refusal: h11.Response) -> bytes:
-        """Say why, as all errors do; hypercorn's own answer is empty."""
+        """Say why, as all errors do."""
         status = HTTPStatus(refusal.status_code)
         details = {
             HTTPStatus.CONTENT_TOO_LARGE: f"The body is larger than {self._max_body} bytes.",
@@ -154,8 +152,8 @@ class Framing(h11.Connection):
             raise self.refuse(413)
         if length and self._load.bytes + length > self._load.limit:
             raise self.refuse(503)
-        if target == request.target and b"upgrade" not in headers:
+        if target == request.target:
             return request
-        # HTTP/1.1 lets a server pass over an Upgrade. Hypercorn would take h2c and websockets, with all their code.
-        kept = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        return h11.Request(method=request.method, target=target, headers=kept, http_version=request.http_version)
+        return h11.Request(
+            method=request.method, target=target, headers=request.headers, http_version=request.http_version
+        )

@@ -1,7 +1,6 @@
 """The way in by HTTP/1.1: listeners, the connections they accept, and how many.
 
-Hypercorn translates HTTP to ASGI, quart-trio answers; `conversation.py` and `framing.py` repair and bound both. This
-is written against hypercorn 0.18, quart-trio 0.13 and h11 0.16.
+A `Conversation` translates HTTP to ASGI, by h11 with `Framing` around it; quart-trio answers.
 """
 
 from __future__ import annotations
@@ -10,11 +9,7 @@ import contextlib
 from functools import partial
 
 import msgspec
-import structlog
 import trio
-from hypercorn.config import Config
-from hypercorn.logging import Logger
-from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 
 from postman.config import Http
@@ -26,8 +21,6 @@ _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     % RETRY_AFTER
 )
-
-_log = structlog.get_logger()
 
 
 class ServerStatistics(msgspec.Struct, frozen=True):
@@ -66,11 +59,6 @@ class Server:
         self._listeners = listeners
         self._http = http
         self._load = Load(http.max_bodies)
-        self._config = Config()
-        self._config.include_server_header = False
-        self._config.errorlog = None
-        self._config.logger_class = _Log
-        self._context = WorkerContext(None)
         self._connections: set[Conversation] = set()
         self._closing = trio.Event()
         self._grace = 0.0
@@ -88,8 +76,6 @@ class Server:
                 accepting.start_soon(accept, partial(self._welcome, app), self._listeners)
                 task_status.started()
                 await self._closing.wait()
-                self._config.keep_alive_max_requests = 0  # from now on answers say `Connection: close`
-                await self._context.terminated.set()
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.deadline = trio.current_time() + self._grace
             for connection in self._connections:
@@ -116,7 +102,7 @@ class Server:
             with contextlib.suppress(trio.BrokenResourceError):
                 await stream.send_all(_BUSY)
             return
-        connection = Conversation(stream, app, self._http, self._load, self._config, self._context)
+        connection = Conversation(stream, app, self._http, self._load, self._closing)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -124,11 +110,3 @@ class Server:
             self._connections.remove(connection)
             self._served += connection.served
             self._cut += connection.cut
-
-
-class _Log(Logger):
-    """Hypercorn's log: what the application raised, in our log; no line for each request."""
-
-    async def exception(self, message: str, *_args: object, **_kwargs: object) -> None:
-        """Log the exception that is being handled."""
-        _log.exception(message)

@@ -16,9 +16,9 @@ import pytest
 import trio
 from hypercorn.typing import ASGIFramework
 from quart import request
-from quart_trio import QuartTrio
 
 from postman.config import Http
+from postman.http.exchange import Application
 from postman.http.listeners import open_listeners
 from postman.http.server import Server
 
@@ -109,7 +109,7 @@ class Desk:
     """The application of most tests: `committed` bodies, `began` and `go` for a handler that is held up."""
 
     def __init__(self) -> None:
-        self.app = QuartTrio(__name__)
+        self.app = Application(__name__)
         self.committed: list[bytes] = []
         self.began = trio.Event()
         self.go = trio.Event()

@@ -32,6 +32,12 @@ async def test_requests_follow_each_other_on_one_connection(house: Any, desk: An
             assert (await client.answer()).status == 202
 
 
+async def test_a_request_follows_one_whose_body_nobody_read(house: Any, desk: Any) -> None:
+    async with house(desk.app) as home, home.connect() as client:
+        await client.send(POST.replace(b"/mail", b"/nowhere") + POST)
+        assert [(await client.answer()).status for _ in range(2)] == [404, 202]
+
+
 async def test_pipelined_requests_are_answered_in_order(house: Any, desk: Any) -> None:
     async with house(desk.app) as home, home.connect() as client:
         await client.send(b"".join(POST.replace(b"hello", b"hell%d" % n) for n in range(5)))
