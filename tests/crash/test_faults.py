@@ -34,6 +34,7 @@
 | F17 | signals while a reload runs | test_signals_during_start_and_during_the_drain |
 | F18 | a note of a newer version | test_a_note_of_a_newer_version_is_given_back_untouched_without_spinning_and_told_once |
 | F18 | a row of a newer version | what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on |
+| F18 | both, among ours, under several instances | test_what_the_next_version_takes_meanwhile_is_left_to_it_and_ours_is_sent |
 | F18 | instances replaced one by one under load | test_a_roll_out_under_load_loses_doubles_and_doubts_nothing |
 | F19 | the power is cut under SQLite | test_what_was_promised_survives_and_with_hold_nothing_is_sent_twice |
 | F19 | under Redis and PostgreSQL | test_a_server_that_lost_its_power_still_has_what_was_promised |

@@ -13,15 +13,22 @@ import httpx2 as httpx
 import pytest
 import trio
 
+from postman.config import load
+from postman.errors import NewerRow
+from postman.queue import VERSION, Note
+from postman.registry import set_up
 from postman.row import Row, State
+from postman.stores import open_stores
 from postman.testing import acts
 from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.fault_server import FaultServer, open_fault_server
 from postman.testing.haste import hasten, lose_patience, stop_minting_clock
+from postman.testing.letters import a_letter
 from postman.testing.pairs import Places
 from postman.testing.program import Program, open_program
 from postman.testing.report import report
 from postman.testing.waiting import wait_for, wait_until
+from postman.wire import ClientFactory
 
 ENGINES = ("redis", "postgresql")
 
@@ -247,6 +254,44 @@ async def test_a_roll_out_under_load_loses_doubles_and_doubts_nothing(
     async with trio.open_nursery() as nursery:
         for engine in ENGINES:
             nursery.start_soon(run, engine, name=engine)
+
+
+async def test_what_the_next_version_takes_meanwhile_is_left_to_it_and_ours_is_sent(
+    tmp_path: Path, toml: Callable[..., str], accepted: Callable[[], list[str]], places: Places
+) -> None:
+    letters = [a_letter(number, on_doubt="ask") for number in range(1, 11)]  # a policy that nobody knows yet
+    sent: list[str] = []
+
+    async def run(engine: str) -> None:
+        url = places.url(engine)
+        async with instances(tmp_path / engine, toml(ledger=url, queue=url, workers=4), 2) as programs:
+            for program in programs:
+                await program.start(before=partial(hasten, overdue=0.5))
+            setup = set_up(load(programs[0].directory / "postman.toml"))
+            async with (
+                open_stores(setup, ClientFactory()) as (ledger, queue),
+                open_customer(lambda: random.choice(programs).url) as customer,
+            ):
+                await ledger.accept(letters, "shop", None, b"")
+                await queue.put([Note(letter.id, version=VERSION + 1) for letter in letters[5:]])
+                for number in range(4):
+                    await customer.post(f"batch-{number}", [MAIL] * 10)
+                    await trio.sleep(0.3)  # a round of the clerks, which see what is due and does not leave
+                status = await customer.wait_status(lambda status: status["mails"]["sent"] == 40)
+                sent.extend(customer.ids)
+                for letter in letters:
+                    with pytest.raises(NewerRow):
+                        await ledger.read(letter.id, None)
+                found = await queue.statistics()
+            assert (status["mails"]["queued"], status["queue"]["buried"]) == (10, 0)
+            assert sum(found.ready) + found.delayed + found.leased == 10 + 5, "each note is there still"
+            assert [await program.stop() for program in programs] == [0, 0]
+            assert not any("Traceback" in program.log for program in programs)
+
+    async with trio.open_nursery() as nursery:
+        for engine in ENGINES:
+            nursery.start_soon(run, engine, name=engine)
+    assert sorted(accepted()) == sorted(sent)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
