@@ -111,12 +111,17 @@ class ProviderUnavailable(NotAccepted):
         reason: one sentence for the history.
         retry_after: seconds that the provider asked us to wait; clamped to 1 s .. 1 h by who uses it.
         throttled: True for a limit (429): the provider cools down, its breaker counts no fault.
+        mail_only: True when this mail alone has to wait, as for a mailbox that is full: the provider works, and its
+            breaker counts a success.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, throttled: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, retry_after: float | None = None, throttled: bool = False, mail_only: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
         self.throttled = throttled
+        self.mail_only = mail_only
 
 
 class ProviderMisconfigured(NotAccepted):

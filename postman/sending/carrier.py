@@ -93,14 +93,12 @@ def blame(error: BaseException) -> Blame:
     match error:
         case ProviderMisconfigured():
             return Blame.FATAL
-        case ProviderUnavailable(throttled=True):
+        case ProviderUnavailable(throttled=True) | PluginBug():
             return Blame.NEITHER
+        case ProviderUnavailable(mail_only=True) | MailRefused() | MailRejected():
+            return Blame.NONE
         case ProviderUnavailable() | OutcomeUnknown():
             return Blame.PROVIDER
-        case PluginBug():
-            return Blame.NEITHER
-        case MailRefused() | MailRejected():
-            return Blame.NONE
         case _:
             return Blame.NEITHER
 

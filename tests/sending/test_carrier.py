@@ -52,6 +52,7 @@ def end(carrier: Carrier, error: Exception | None = None) -> None:
     [
         (ProviderUnavailable("down"), Blame.PROVIDER),
         (ProviderUnavailable("slow down", throttled=True), Blame.NEITHER),
+        (ProviderUnavailable("mailbox full", mail_only=True), Blame.NONE),
         (ProviderMisconfigured("bad key"), Blame.FATAL),
         (MailRefused("not here"), Blame.NONE),
         (PluginBug("KeyError"), Blame.NEITHER),

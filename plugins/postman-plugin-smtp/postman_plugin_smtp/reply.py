@@ -14,8 +14,10 @@ _LIMIT = re.compile(r"throttl|too many|\brate\b|\bquota\b", re.IGNORECASE)
 _OUR_ACCOUNT = frozenset({530, 534, 535, 538})
 """Authentication required, mechanism too weak, credentials invalid, encryption required (RFC 4954)."""
 
-_SENDER = frozenset({"5.1.7", "5.1.8"})
-"""The only codes of 5.1 that speak of the sender, which another provider may know better (RFC 3463)."""
+_SENDER = frozenset({"1.7", "1.8"})
+"""The only codes of x.1 that speak of the sender, which another provider may know better (RFC 3463)."""
+
+_GREYLIST = re.compile(r"gr[ea]y-?\s?list", re.IGNORECASE)
 
 _QUEUE_ID = re.compile(
     r"queued as ([\w.-]{4,})"  # Postfix, Amavis, many relays
@@ -73,10 +75,11 @@ def refusal(reply: Reply, said_to: str) -> NotAccepted:
     """
     reason = f"{said_to}: {reply.sentence}"
     if reply.code // 100 == 4 or reply.code < 400:  # a success of another command: the server is out of step
-        return ProviderUnavailable(reason, throttled=_says_limit(reply))
+        mail_only = _is_about_a_recipient(reply)
+        return ProviderUnavailable(reason, throttled=_says_limit(reply) and not mail_only, mail_only=mail_only)
     if reply.code in _OUR_ACCOUNT:
         return ProviderMisconfigured(reason)
-    if reply.enhanced.startswith("5.1.") and reply.enhanced not in _SENDER:
+    if reply.enhanced.startswith("5.1.") and reply.enhanced[2:] not in _SENDER:
         return MailRejected(reason)
     return MailRefused(reason)
 
@@ -92,6 +95,12 @@ def account_refusal(reply: Reply, said_to: str) -> NotAccepted:
 def takes_fewer(reply: Reply) -> bool:
     """Whether RCPT was refused because the transaction has too many recipients already."""
     return reply.enhanced in {"4.5.3", "5.5.3"} or (reply.code == 452 and not reply.enhanced)
+
+
+def _is_about_a_recipient(reply: Reply) -> bool:
+    """Whether an address or a mailbox is what delays (RFC 3463, x.1 and x.2), or greylisting: the server works."""
+    about = reply.enhanced.startswith(("4.1.", "4.2.")) and reply.enhanced[2:] not in _SENDER
+    return about or any(_GREYLIST.search(line) for line in reply.lines)
 
 
 def _says_limit(reply: Reply) -> bool:

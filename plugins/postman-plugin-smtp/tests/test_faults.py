@@ -309,6 +309,28 @@ async def test_a_limit_is_told_apart_from_a_fault(said: bytes, open_provider: Op
     assert caught.value.throttled
 
 
+@pytest.mark.parametrize(
+    ("moment", "said", "mail_only"),
+    [
+        ("RCPT", b"452 4.2.2 the mailbox is over quota\r\n", True),
+        ("RCPT", b"450 4.1.1 unverified address\r\n", True),
+        ("RCPT", b"450 4.7.1 Greylisted, try again later\r\n", True),
+        (".", b"451 4.7.1 Greylisting in action\r\n", True),
+        ("RCPT", b"450 4.1.8 the domain of the sender is not found\r\n", False),
+        ("RCPT", b"450 4.7.25 your host has no name\r\n", False),
+        ("RCPT", b"451 4.3.0 a look-up failed\r\n", False),
+        (".", b"452 4.3.1 the disk is full\r\n", False),
+    ],
+)
+async def test_a_recipient_that_has_to_wait_is_told_apart_from_a_fault_of_the_server(
+    moment: str, said: bytes, mail_only: bool, open_provider: OpenProvider
+) -> None:
+    async with open_smtp_fault_server({moment: said}) as server, open_provider(server.port) as provider:
+        with pytest.raises(ProviderUnavailable) as caught:
+            await provider.send(a_letter(), an_attempt())
+    assert (caught.value.mail_only, caught.value.throttled) == (mail_only, False)
+
+
 async def test_nobody_listening_is_unavailable(open_provider: OpenProvider) -> None:
     async with open_smtp_fault_server() as server:
         port = server.port
