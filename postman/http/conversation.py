@@ -22,11 +22,10 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveEvent, ASGISendEvent, HTT
 
 from postman.config import Http
 from postman.failpoint import failpoint
-from postman.http.framing import Framing, Load
+from postman.http.framing import CLOSE, Framing, Load
 
 _LINGER = 2.0  # seconds a refused client has to read why, while what it still sends is thrown away
 _READ = 65_536
-_CLOSE = (b"connection", b"close")
 
 _log = structlog.get_logger()
 
@@ -62,7 +61,6 @@ class Conversation:
         self._receiving = trio.CancelScope()
         self._deadline = math.inf
         self._idle = True
-        self._bodiless = False
 
     async def run(self) -> None:
         """Serve the client until it leaves, is refused, is too slow or is released."""
@@ -97,7 +95,6 @@ class Conversation:
         if not isinstance(request, h11.Request):
             return False
         self.served += 1
-        self._bodiless = request.method == b"HEAD"
         self._expect_within(self._limits.body_timeout)
         if self._http.they_are_waiting_for_100_continue:
             await self._write(self._http.send(h11.InformationalResponse(status_code=100, headers=[])))
@@ -133,11 +130,11 @@ class Conversation:
         if message["type"] == "http.response.start":
             headers = [*message["headers"], _date()]
             if self._closing.is_set():
-                headers.append(_CLOSE)
+                headers.append(CLOSE)
             data = self._http.send(h11.Response(status_code=message["status"], headers=headers))
         elif message["type"] == "http.response.body":
             body = message.get("body")
-            if body and not self._bodiless:
+            if body and not self._http.bodiless:
                 data = self._http.send(h11.Data(data=body))
             if not message.get("more_body"):
                 data += self._http.send(h11.EndOfMessage())
@@ -146,8 +143,7 @@ class Conversation:
     async def _refuse(self, status: int) -> None:
         """Answer in place of the application, if no answer was begun; the connection ends."""
         if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            refusal = h11.Response(status_code=status, headers=[(b"content-length", b"0"), _CLOSE, _date()])
-            await self._write(self._http.send(refusal) + self._http.send(h11.EndOfMessage()))
+            await self._write(self._http.refusal(status, _date()))
 
     async def _next_event(self) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
         while (event := self._http.next_event()) is h11.NEED_DATA:

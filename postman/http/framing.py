@@ -12,6 +12,8 @@ MAX_HEADERS = 65_536
 """Bytes of a request line with its headers; beyond: 431."""
 RETRY_AFTER = b"1"
 """Seconds after which a client may ask again that was refused for want of room."""
+CLOSE = (b"connection", b"close")
+"""The header of an answer after which the connection ends."""
 
 _LOOSE_LINE = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, or a folded header
 _AUTHORITY = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
@@ -35,11 +37,14 @@ class Load:
 class Framing(h11.Connection):
     """h11 without what a proxy before us could read differently, and with an end to bodies.
 
-    A refusal is a RemoteProtocolError: who meets it answers with its status and closes; the sentence is put in here.
+    A refusal is a RemoteProtocolError: who meets it answers with the `refusal` of its status, and closes.
 
     Args:
         max_body: bytes of one body.
         load: of all connections together; counted by what has come, since who only promises much takes no memory.
+
+    Attributes:
+        bodiless: answers to this request have no body.
     """
 
     def __init__(self, max_body: int, load: Load) -> None:
@@ -52,7 +57,7 @@ class Framing(h11.Connection):
         self._recent = b""
         self._head = b""
         self._refusal: h11.RemoteProtocolError | None = None
-        self._bodiless = False
+        self.bodiless = False
 
     @property
     def has_request(self) -> bool:
@@ -99,6 +104,7 @@ class Framing(h11.Connection):
     def start_next_cycle(self) -> None:
         """The request was answered."""
         super().start_next_cycle()
+        self.bodiless = False
         self.let_go()
 
     def let_go(self) -> None:
@@ -108,34 +114,35 @@ class Framing(h11.Connection):
 
     def send(self, event: h11.Event) -> bytes:  # type: ignore[override]  # h11 tells ConnectionClosed apart: no bytes
         """Translate what is to be sent. The head of an answer goes out with what follows it, in one packet."""
-        if isinstance(event, h11.Response) and self._refusal is not None and not self._bodiless:
-            return self._problem(event)
         data, self._head = self._head + (super().send(event) or b""), b""
         if isinstance(event, h11.Response):
             data, self._head = b"", data
         return data
 
-    def _problem(self, refusal: h11.Response) -> bytes:
-        """Say why, as all errors do."""
-        status = HTTPStatus(refusal.status_code)
+    def refusal(self, status: int, *more: tuple[bytes, bytes]) -> bytes:
+        """A whole answer that says why, as all errors do; with `more` headers."""
+        status = HTTPStatus(status)
         details = {
+            HTTPStatus.BAD_REQUEST: "This cannot be read as HTTP/1.1, or not in one way only.",
             HTTPStatus.CONTENT_TOO_LARGE: f"The body is larger than {self._max_body} bytes.",
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"The headers are larger than {MAX_HEADERS} bytes.",
             HTTPStatus.REQUEST_TIMEOUT: "The request took too long to arrive.",
-            HTTPStatus.SERVICE_UNAVAILABLE: "There is no room for this request now. Nothing was accepted.",
+            HTTPStatus.SERVICE_UNAVAILABLE: "The request cannot be taken now. Nothing was accepted.",
+            HTTPStatus.INTERNAL_SERVER_ERROR: "This is our fault; the log says more.",
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: "HTTP/1.1 and 1.0 are spoken here.",
         }
         detail = details.get(status, "The request is not taken.")
         body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
-        headers = [(name, value) for name, value in refusal.headers if name != b"content-length"]
-        headers += [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+        headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body)), CLOSE, *more]
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             headers.append((b"retry-after", RETRY_AFTER))
-        head = super().send(h11.Response(status_code=status, headers=headers)) or b""
-        return head + (super().send(h11.Data(data=body)) or b"")
+        self.send(h11.Response(status_code=status, headers=headers))
+        told = b"" if self.bodiless else self.send(h11.Data(data=body))
+        return told + self.send(h11.EndOfMessage())
 
     def _checked(self, request: h11.Request, raw: bytes) -> h11.Request:
         headers = dict(request.headers)
-        self._bodiless = request.method == b"HEAD"
+        self.bodiless = request.method == b"HEAD"
         self._chunked = b"transfer-encoding" in headers
         self._left = self._max_body
         target = _AUTHORITY.sub(b"", request.target, count=1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
+from http import HTTPStatus
 
 import msgspec
 import trio
@@ -15,12 +16,9 @@ from hypercorn.typing import ASGIFramework
 from postman.config import Http
 from postman.host import http_url
 from postman.http.conversation import Conversation
-from postman.http.framing import RETRY_AFTER, Load
+from postman.http.framing import Framing, Load
 
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: %b\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    % RETRY_AFTER
-)
+_BUSY = Framing(0, Load(0)).refusal(HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class ServerStatistics(msgspec.Struct, frozen=True):

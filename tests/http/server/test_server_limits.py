@@ -55,6 +55,9 @@ async def test_bad_framing_is_refused_and_the_connection_closed(house: Any, desk
         received = await client.rest()
     assert received.startswith(b"HTTP/1.1 400 ")
     assert received.count(b"HTTP/1.1 ") == 1
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in head.lower()
+    assert json.loads(body)["detail"].startswith("This cannot be read as HTTP/1.1")
     assert not desk.committed
 
 
@@ -182,6 +185,7 @@ async def test_connections_beyond_the_limit_are_told_so_and_the_next_is_served(h
                 answer = await fourth.answer()
                 assert (answer.status, answer.headers[b"connection"]) == (503, b"close")
                 assert b"retry-after" in answer.headers
+                assert "Nothing was accepted" in json.loads(answer.body)["detail"]
         while home.server.statistics().connections == 3:
             await trio.lowlevel.checkpoint()
         assert (await home.ask()).status == 200
