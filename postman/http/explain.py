@@ -28,6 +28,7 @@ def summary(row: Row, now: float) -> dict[str, Any]:
         "accepted": rfc3339(row.accepted),
         "provider": row.provider or None,
         "message-id": row.message_id,
+        "calls": row.fence,
         "attempts": row.attempts,
         "due": rfc3339(row.due) if row.state is State.QUEUED else None,
         "expires-at": None if row.expires is None else rfc3339(row.expires),

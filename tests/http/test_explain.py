@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from postman.http.explain import document, next_step, rfc3339, summary
+from postman.ledger import Call
 from postman.mail import Id, OnDoubt
 from postman.provider import Refusal
-from postman.row import Entry, Row, State
+from postman.row import Entry, Now, Policy, Row, State
+from postman.transitions import claim, orphan
 
 NOW = 1_800_000_000.0
 ROW = Row(
@@ -37,10 +39,17 @@ def row(**fields: object) -> Row:
 
 def test_the_document_has_the_names_of_the_wire() -> None:
     assert list(document(ROW, NOW)) == [
-        "tracking-id", "state", "since", "accepted", "provider", "message-id", "attempts", "due", "expires-at",
-        "on-doubt", "refused", "next", "history",
+        "tracking-id", "state", "since", "accepted", "provider", "message-id", "calls", "attempts", "due",
+        "expires-at", "on-doubt", "refused", "next", "history",
     ]  # fmt: skip  # as on the wire
     assert json.loads(msgspec.json.encode(document(ROW, NOW)))["since"] == "2027-01-15T08:00:00.000Z"
+
+
+def test_a_mail_that_was_handed_over_once_was_called_for_once_though_nobody_knows_whether_it_was_read() -> None:
+    policy, now = Policy(), Now(NOW, 0.0)
+    sending, _ = claim(ROW, [Call("lamda", "", 30.0)], None, policy, now)
+    told = document(orphan(sending, policy, now), NOW)
+    assert (told["state"], told["calls"], told["attempts"]) == ("in-doubt", 1, 0)
 
 
 def test_only_what_waits_is_due() -> None:
