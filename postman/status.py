@@ -120,10 +120,12 @@ def _about_providers(facts: Facts) -> Iterator[str]:
         again = "" if pause.provider == ALL else f" {pause.provider}"
         yield f"{what} paused by {pause.who}; `postman resume{again}` ends that."
     for provider in facts.providers:
-        if provider.breaker.state is BreakerState.OPEN:
+        if provider.breaker.state is not BreakerState.CLOSED:
+            waits = f"another {provider.again_in:.0f} s"
+            until = waits if provider.breaker.state is BreakerState.OPEN else "more than one mail until it takes one"
             yield (
-                f"Provider {provider.name} is not asked for another {provider.again_in:.0f} s: {provider.last_fault}"
-                f" ({provider.breaker.why}). `postman check --live` asks it now."
+                f"Provider {provider.name} is not asked for {until}: {provider.last_fault} ({provider.breaker.why})."
+                f" `postman check --live` asks it now; `postman resume {provider.name}` forgets its faults."
             )
         elif provider.cooling > RESTS:
             yield (

@@ -50,8 +50,8 @@ def facts(**more: object) -> Facts:
     return Facts(**values)
 
 
-def opened() -> BreakerStatistics:
-    breaker = Breaker(is_fault=blame)
+def opened(probe_delay: float = 30.0) -> BreakerStatistics:
+    breaker = Breaker(is_fault=blame, probe_delay=lambda _: probe_delay)
     with pytest.raises(ProviderMisconfigured), breaker.attempt():
         raise ProviderMisconfigured("401 the key is wrong")
     return breaker.statistics()
@@ -85,6 +85,16 @@ def test_a_service_without_troubles_is_well() -> None:
         (
             {"providers": [provider(breaker=opened(), again_in=25.0, last_fault="401 the key is wrong")]},
             ["sendgrid", "25 s", "401 the key is wrong"],
+        ),
+        (
+            {"providers": [provider(breaker=opened(probe_delay=0), last_fault="401 the key is wrong")]},
+            [
+                "sendgrid",
+                "until it takes one",
+                "401 the key is wrong",
+                "`postman check --live`",
+                "`postman resume sendgrid`",
+            ],
         ),
         ({"providers": [provider(bug="KeyError")]}, ["sendgrid", "KeyError", "`postman reload`", "replay --all"]),
         ({"providers": [provider(cooling=600.0)]}, ["sendgrid", "600 s", "limit", "`rate`"]),

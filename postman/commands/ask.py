@@ -309,6 +309,6 @@ COMMANDS: tuple[click.Command, ...] = (
     _verb(Verb.REPLAY, "Send failed or rejected mails anew."),
     cancel,
     _switch("pause", "Stop asking a provider, or all; survives a restart.", "paused already"),
-    _switch("resume", "End a pause of a provider, or all pauses.", "no pause of this name"),
+    _switch("resume", "End a pause of a provider, or all pauses; it is asked at once.", "not paused; asked at once"),
     reload,
 )

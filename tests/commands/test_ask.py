@@ -325,7 +325,7 @@ async def test_providers_are_paused_and_resumed_one_or_all(house: House) -> None
     assert (await house.say("resume")).out == "resumed: all providers\n"
     assert house.office.asked == [("lamda", "local"), ("*", "local")]
     assert (await house.say("pause lamda")).out == "lamda: paused already\n"
-    assert (await house.say("resume")).out == "all providers: no pause of this name\n"
+    assert (await house.say("resume")).out == "all providers: not paused; asked at once\n"
     said = await house.say("pause nobody")
     assert said.code == 1
     assert "There is no provider named 'nobody'" in said.err
@@ -378,7 +378,6 @@ async def test_an_address_at_which_a_service_is_already_is_no_mistake_of_the_con
     config.write_text(
         f'[http]\nbind = "{house.url.removeprefix("http://")}"\n[[provider]]\nname = "a"\nplugin = "fake"\n'
     )
-    config.chmod(0o600)
     command = [sys.executable, "-m", "postman", "check", "--config", str(config)]
     ended = await trio.run_process(command, check=False, capture_stdout=True, capture_stderr=True)
     assert (ended.returncode, ended.stderr) == (0, b"")
