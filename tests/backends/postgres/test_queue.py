@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import msgspec
+import psycopg
 import pytest
 import trio
 
@@ -82,6 +83,16 @@ async def test_two_processes_take_each_note_once(postgres: Server) -> None:
         for queue in (here, there):
             await settled(queue)  # what cancelled takers left is back
         assert sum((await there.statistics()).ready) == count - len(taken)
+
+
+async def test_a_note_that_another_process_is_taking_is_passed_over(
+    postgres: Server, postgres_process: PostgresServer
+) -> None:
+    async with opened(postgres) as queue:
+        await queue.put(notes(2))
+        with psycopg.connect(postgres_process.url) as other, trio.fail_after(postgres.timeout / 2):
+            other.execute(f"SELECT FROM {postgres.schema}.note ORDER BY seq LIMIT 1 FOR UPDATE".encode())
+            assert (await queue.take()).note == notes(2)[1]
 
 
 async def test_weights_hold_for_many_takers_at_once(postgres: Server) -> None:

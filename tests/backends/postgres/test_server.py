@@ -11,7 +11,11 @@ import trio
 from postman.backends.postgres.server import PostgresSettings, Server, prepare
 from postman.backends.postgres.tables import MIGRATIONS
 from postman.errors import ConfigError, StoreRefused, StoreUnavailable
+from postman.ledger import Claim, Filter, Instance, Overdue
+from postman.row import State, Verb
+from postman.testing.check_ledger.scene import ACCEPTED, LAMDA
 from postman.testing.postgres_server import PostgresServer
+from postman.testing.postgres_stores import letter, opened
 
 
 async def test_a_server_that_may_lose_commits_is_refused_as_a_ledger_and_taken_as_a_queue(
@@ -48,6 +52,41 @@ async def test_tables_are_made_once_by_many_at_once_and_those_of_the_next_versio
                 await prepare(postgres, durable=True)
     with pytest.raises(StoreRefused, match="newer Postman"):
         await prepare(postgres, durable=True)
+
+
+async def test_a_letter_goes_its_whole_way_on_tables_to_which_the_next_version_has_added(postgres: Server) -> None:
+    await prepare(postgres, durable=True)
+    with postgres.connect() as connection:
+        tables = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = %s", [postgres.schema]
+        ).fetchall()
+        for (table,) in tables:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN added integer NOT NULL DEFAULT 7".encode())
+        connection.execute("CREATE TABLE another (added integer)")
+        connection.execute("INSERT INTO migration (version, at) VALUES (%s, now())", [len(MIGRATIONS) + 1])
+    async with opened(postgres) as (ledger, queue):
+        sent, cancelled = letter(), letter()
+        assert not (await ledger.accept([sent, cancelled], "shop", "key", b"body")).replayed
+        assert (await ledger.accept([letter()], "shop", "key", b"body")).replayed
+        leases = {lease.note and lease.note.id: lease for lease in [await queue.take() for _ in range(2)]}
+        claim = await ledger.claim(sent.id, [LAMDA])
+        assert isinstance(claim, Claim)
+        assert (await ledger.finish(claim, ACCEPTED)).state is State.SENT
+        await queue.ack(leases[sent.id])
+        await queue.release(leases[cancelled.id])
+        await ledger.act([cancelled.id], Verb.CANCEL, "olga")
+        await queue.bury(await queue.take(), "cancelled")
+        await ledger.pause("lamda", "olga")
+        assert len(await ledger.pauses()) == len(await ledger.enrol(Instance(id="me", name="here", pid=1))) == 1
+        assert (await ledger.statistics()).states == {State.SENT: 1, State.CANCELLED: 1}
+        assert len(await ledger.find(Filter(), None, 10)) == 2
+        assert await ledger.overdue(10) == Overdue()
+        assert await ledger.sweep(10) == 0
+
+
+def test_migrations_only_add() -> None:
+    for statement in ";".join(MIGRATIONS).split(";"):
+        assert statement.split()[:1] in ([], ["CREATE"]) or " ADD COLUMN " in statement, statement
 
 
 async def test_a_server_that_is_not_there_is_no_reason_to_refuse_it_for_good() -> None:
