@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import signal
@@ -32,7 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """What a shell runs in the background ignores SIGINT, and so would the programs that tests start."""
+    """What a shell runs in the background ignores SIGINT, and so would the programs that tests start.
+
+    A configuration that everybody may write is refused, and so would those be that tests write.
+    """
+    os.umask(0o022)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

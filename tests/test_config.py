@@ -18,7 +18,6 @@ OURS = Path(__file__).parents[1] / "postman.toml"
 def write(directory: Path, text: str) -> Path:
     path = directory / "postman.toml"
     path.write_text(text)
-    path.chmod(0o600)
     return path
 
 
@@ -231,7 +230,6 @@ def test_a_file_that_everybody_may_write_is_refused_with_the_cure(tmp_path: Path
 def test_a_file_may_come_from_an_editor_of_windows(tmp_path: Path, text: str) -> None:
     path = tmp_path / "postman.toml"
     path.write_bytes(text.encode())
-    path.chmod(0o600)
     assert load(path).config.provider[0].name == "lamda"
 
 

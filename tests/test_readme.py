@@ -31,7 +31,6 @@ async def test_the_client_sends_once_however_often_it_runs(
 ) -> None:
     config = tmp_path / "postman.toml"
     config.write_text('[http]\nbind = "127.0.0.1:0"\n[[provider]]\nname = "fake"\nplugin = "fake"\n')
-    config.chmod(0o600)
     url: str = await nursery.start(partial(service.run, load(config)))
     capsys.readouterr()
     program = compile(block("python", "urlopen").replace("http://127.0.0.1:8901", url), "README.md", "exec")
@@ -56,9 +55,7 @@ def test_the_breaker_works_alone() -> None:
 def test_the_providers_shown_are_configured_rightly(tmp_path: Path) -> None:
     config = tmp_path / "postman.toml"
     config.write_text(block("toml", "backup"))
-    config.chmod(0o600)
     (tmp_path / "smtp.password").write_text("secret")
-    (tmp_path / "smtp.password").chmod(0o600)
     assert [provider.name for provider in load(config).config.provider] == ["primary", "backup"]
 
 

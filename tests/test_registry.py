@@ -233,7 +233,6 @@ def test_wrong_settings_are_named_all_at_once(tmp_path: Path, monkeypatch: pytes
 def configured(directory: Path, text: str) -> Path:
     path = directory / "postman.toml"
     path.write_text(text)
-    path.chmod(0o600)
     return path
 
 

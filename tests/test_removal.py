@@ -53,7 +53,6 @@ def home(tmp_path: Path, request: pytest.FixtureRequest) -> Home:
                 url = "memory:" if engine == "memory" else f"sqlite:{name}.db"
         path = tmp_path / f"{name}.toml"
         path.write_text(TOML.format(url=url))
-        path.chmod(0o600)
         return set_up(load(path))
 
     return home

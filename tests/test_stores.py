@@ -46,7 +46,6 @@ def opens(tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch) -> Op
         ledger, queue = pair.urls(places)
         config = tmp_path / "postman.toml"
         config.write_text(f'[ledger]\nurl = "{ledger}"\n[queue]\nurl = "{queue}"\n{SMALLEST}')
-        config.chmod(0o600)
         async with open_stores(set_up(load(config)), ClientFactory()) as stores:
             yield stores
 
@@ -150,7 +149,6 @@ async def test_a_letter_that_a_person_releases_is_taken_again(opens: Opens, pair
 async def opened(directory: Path, ledger: str, *queues: str) -> AsyncIterator[Queue]:
     config = directory / "postman.toml"
     config.write_text(f'[ledger]\nurl = "{ledger}"\n[queue]\nurl = {list(queues)}\n{SMALLEST}')
-    config.chmod(0o600)
     async with open_stores(set_up(load(config)), ClientFactory()) as (_, queue):
         yield queue
 

@@ -174,7 +174,6 @@ async def open_program(directory: Path, toml: str) -> AsyncIterator[Program]:
     """
     path = directory / "postman.toml"
     path.write_text(toml, encoding="utf-8")
-    path.chmod(0o600)
     program = Program(directory)
     try:
         yield program

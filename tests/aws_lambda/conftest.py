@@ -59,8 +59,6 @@ def function(
         path.write_text(TOML.format(ledger=ledger, queue=queue, timeout=timeout, vendor=vendor.url))
         key = tmp_path / "key"
         key.write_text("SG.abcdefghijk.lmnopqrstuvwxyz0123456789")
-        for file in (path, key):
-            file.chmod(0o600)
         monkeypatch.setenv("POSTMAN_CONFIG", str(path))
         return Function(path, queue.partition("?")[0].rpartition("/")[2], vendor, sqs_process)
 

@@ -28,7 +28,6 @@ FAKE = '[[provider]]\nname = "primary"\nplugin = "fake"\n'
 def configured(directory: Path, text: str = FAKE) -> list[str]:
     path = directory / "postman.toml"
     path.write_text(text if "[http]" in text else f'{text}[http]\nbind = "127.0.0.1:0"\n')
-    path.chmod(0o600)
     return ["--config", str(path)]
 
 

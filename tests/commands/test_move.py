@@ -28,7 +28,6 @@ async def test_a_second_export_or_import_says_that_it_is_one_and_pauses_are_told
     for name in ("old", "new"):
         path = tmp_path / f"{name}.toml"
         path.write_text(TOML.format(name))
-        path.chmod(0o600)
     async with open_ledger(set_up(load(tmp_path / "old.toml")), ClientFactory()) as ledger:
         await ledger.accept([a_letter(id) for id in (1, 2, 3)], "shop", "order-1", b"print")
         await ledger.pause("lamda", "olga")

@@ -22,7 +22,6 @@ from postman.errors import ConfigError
 def test_the_address_of_the_service_is_in_postman_toml(tmp_path: Path, bind: str, url: str) -> None:
     config = tmp_path / "postman.toml"
     config.write_text(f'[http]\nbind = "{bind}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
-    config.chmod(0o600)
     assert url_of(config) == url
 
 
@@ -40,7 +39,6 @@ def test_a_mistake_in_the_file_does_not_keep_a_service_that_runs_from_being_aske
 ) -> None:
     config = tmp_path / "postman.toml"
     config.write_text('[http]\nbind = "127.0.0.1:7"\n[[provider]]\nwieght = 2\n')
-    config.chmod(0o600)
     assert url_of(config) == "http://127.0.0.1:7"
     config.write_text('[http]\nbind = "nowhere"\n')
     with pytest.raises(ConfigError, match=r'postman\.toml: \[http\]: bind = "nowhere" is not an .*\n--url URL'):
@@ -58,5 +56,4 @@ def test_a_service_on_all_addresses_is_asked_on_this_machine(tmp_path: Path, bin
     config = tmp_path / "postman.toml"
     key = '[[http.key]]\nname = "a"\nsha256 = "' + "0" * 64
     config.write_text(f'[http]\nbind = "{bind}"\n{key}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
-    config.chmod(0o600)
     assert url_of(config) == url

@@ -60,7 +60,6 @@ def toml(vendor: FaultServer, tmp_path: Path, provider: Callable[..., str]) -> C
     """Makes a postman.toml: a vendor behind HTTP, and whatever other providers a test has."""
     key = tmp_path / "key"
     key.write_text("SG.abcdefghijk.lmnopqrstuvwxyz0123456789")
-    key.chmod(0o600)
 
     def toml(
         *others: str,

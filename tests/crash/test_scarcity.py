@@ -119,7 +119,6 @@ async def test_a_log_that_cannot_be_written_stops_no_mail_and_status_says_so(
     port = free_port()
     path = tmp_path / "postman.toml"
     path.write_text(toml(workers=64).replace("127.0.0.1:0", f"127.0.0.1:{port}"))
-    path.chmod(0o600)
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4_096)
     full = os.open("/dev/full", os.O_WRONLY)

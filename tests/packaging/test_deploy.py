@@ -80,7 +80,6 @@ def test_the_queue_of_the_template_is_the_one_that_its_comment_names(
         f'[ledger]\nurl = "postgresql://ann@127.0.0.1/x"\n[queue]\nurl = "{url.replace("REGION", "eu-central-1")}"\n'
         '[[provider]]\nname = "x"\nplugin = "sendgrid"\nsettings = { api-key = { env = "SENDGRID_API_KEY" } }\n'
     )
-    config.chmod(0o600)
     for name in template["Globals"]["Function"]["Environment"]["Variables"]:
         monkeypatch.setenv(name, "SG.abcdefghijk.lmnopqrstuvwxyz0123456789")
     assert keep(config).queues == {f"eu-central-1:{template['Resources']['Notes']['Properties']['QueueName']}"}
@@ -92,7 +91,6 @@ def test_on_cloud_run_a_stop_is_over_before_the_process_is_killed(
     comment = re.findall(r"^#   (.*)$", (DEPLOY / "cloud-run.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     config = tmp_path / "postman.toml"
     config.write_text("\n".join(comment))
-    config.chmod(0o600)
     for variable in container["env"]:
         monkeypatch.setenv(variable["name"], "x")
     (command,) = container["args"]

@@ -27,7 +27,6 @@ def test_the_plugin_of_the_manual_is_found_in_its_directory_and_checked(pigeon_d
     config.write_text(
         '[[provider]]\nname = "pigeon"\nplugin = "pigeon"\nsettings = { api-key = { env = "PIGEON_API_KEY" } }\n'
     )
-    config.chmod(0o600)
     command = [sys.executable, "-m", "postman", "--plugins", str(pigeon_directory), "check", "--config", str(config)]
     environment = {**os.environ, "PIGEON_API_KEY": "a-canary", "POSTMAN_BIND": "127.0.0.1:0"}
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)

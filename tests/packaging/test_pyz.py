@@ -51,8 +51,6 @@ def test_a_plugin_in_a_directory_beside_it_is_found_and_can_be_configured(
     config = tmp_path / "postman.toml"
     (tmp_path / "key").write_text("secret")
     config.write_text('[[provider]]\nname = "pigeon"\nplugin = "pigeon"\nsettings = { api-key = { file = "key" } }\n')
-    for file in (config, tmp_path / "key"):
-        file.chmod(0o600)
     checked = run(tmp_path, "--plugins", str(pigeon_directory), "check", "--live", "--json")
     assert (checked.returncode, checked.stderr) == (0, "")
     [provider] = json.loads(checked.stdout)["providers"]

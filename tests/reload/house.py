@@ -96,7 +96,6 @@ class House:
         tables = [provider.partition("\n") for provider in providers]
         text = "".join(f'[[provider]]\nname = "{name}"\nplugin = "tiny"\n{more}\n' for name, _, more in tables)
         self.path.write_text(f"{head}\n{text}")
-        self.path.chmod(0o600)
 
     def read(self, path: Path) -> Setup:
         self.reads += 1

@@ -67,7 +67,6 @@ async def test_a_changed_key_in_a_file_opens_the_provider_anew_and_an_unchanged_
     house.write('a\nsettings = { key = { file = "key" } }', "b")
     for text, kept in (("one", ("b",)), ("one", ("a", "b")), ("two", ("b",))):
         key.write_text(text)
-        key.chmod(0o600)
         assert (await house.reloader.reload()).kept == kept
         provider = house.carrier("a").provider
         assert isinstance(provider, Account)

@@ -127,8 +127,6 @@ def write_toml(directory: Path, vendor: FaultServer, deed: str = "") -> Path:
     digest = KEY.toml.split('sha256 = "')[1].split('"')[0]
     path.write_text(TOML.format(digest=digest, deed=deed, url=vendor.url))
     (directory / "secret").write_text(f"{SECRET}\n")
-    for file in (path, directory / "secret"):
-        file.chmod(0o600)
     return path
 
 

@@ -54,7 +54,6 @@ settings = { file = "taken", latency = 0.01, outcomes = ["unavailable", "accept"
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "postman.toml"
     path.write_text(TOML)
-    path.chmod(0o600)
     return path
 
 

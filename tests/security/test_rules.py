@@ -90,7 +90,6 @@ def test_every_test_of_the_table_exists(not_there: Callable[[str], set[str]]) ->
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "postman.toml"
     path.write_text(TOML)
-    path.chmod(0o600)
     return path
 
 

@@ -43,7 +43,6 @@ def test_what_leaves_this_machine_without_tls_is_exposed(url: str, exposed: bool
 def test_a_password_may_be_in_a_file_or_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "password"
     file.write_text("from-a-file\n")
-    file.chmod(0o600)
     assert address_of(RedisSettings(url="redis://h", password_file=file)).password == Secret("from-a-file")
     settings = RedisSettings(url="redis://h", password_env="REDIS_PASSWORD")
     monkeypatch.setenv("REDIS_PASSWORD", "from-the-environment")
