@@ -14,6 +14,7 @@ import pytest
 
 from postman.backends.postgres.server import Server
 from postman.backends.redis.address import Address, RedisSettings, address_of
+from postman.errors import leaf
 from postman.testing.pairs import Places
 from postman.testing.pairs import Server as PlaceServer
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
@@ -126,6 +127,21 @@ def sqs_process(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixtur
 
 
 @pytest.fixture
+def aws_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account, and nothing of the account of whoever runs the tests."""
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI",
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
 def places(request: pytest.FixtureRequest) -> Places:
     """Empty places on every engine."""
     fixtures = {"postgresql": "postgres_process", "redis": "redis_process", "sqs": "sqs_process"}
@@ -155,9 +171,7 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
     try:
         return (yield)
     except BaseExceptionGroup as group:
-        leaf: BaseException = group
-        while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
-            leaf = leaf.exceptions[0]
-        if leaf is group:
+        one = leaf(group)
+        if one is group:
             raise
-        raise leaf from leaf.__cause__
+        raise one from one.__cause__

@@ -14,7 +14,7 @@ import trio
 
 from postman.clerk import Clerk
 from postman.config import SMALLEST, load
-from postman.errors import ConfigError, KeyReused
+from postman.errors import ConfigError, KeyReused, leaf
 from postman.hookspecs import LEDGERS, QUEUES
 from postman.ledger import Ledger
 from postman.mail import Id
@@ -36,10 +36,8 @@ type Opens = Callable[[Pair], AbstractAsyncContextManager[tuple[Ledger, Queue]]]
 
 
 @pytest.fixture
-def opens(tmp_path: Path, places: Places, monkeypatch: pytest.MonkeyPatch) -> Opens:
+def opens(tmp_path: Path, places: Places, aws_account: None) -> Opens:
     """Opens the stores of a pair, as postman.toml names them; empty ones each time."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
 
     @asynccontextmanager
     async def opens(pair: Pair) -> AsyncIterator[tuple[Ledger, Queue]]:
@@ -63,9 +61,7 @@ def suppress_refusal() -> Iterator[None]:
     try:
         yield
     except* ConfigError as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            [error] = error.exceptions
+        error = leaf(group)
         assert re.search("outlives|is shared between", str(error)), error
 
 

@@ -111,8 +111,9 @@ def _clock(directory: Path) -> Path:
 
 @contextmanager
 def _running(server: SqsServer, command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     process = subprocess.Popen(  # noqa: S603  # a program that we found ourselves
-        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env={**ours, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         _wait_ready(server, process)

@@ -38,18 +38,8 @@ def fauxqs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SqsServer]:
 
 
 @pytest.fixture(autouse=True)
-def keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account, and nothing of the account of whoever runs the tests."""
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI",
-        "AWS_CONFIG_FILE": "/nowhere",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+def account(aws_account: None) -> None:
+    """Every test has one."""
 
 
 type Opens = Callable[[Address], AbstractAsyncContextManager[SqsQueue]]
