@@ -84,6 +84,8 @@ class RedisLedger:
         self._witness = Witness(self._lists.letter)
         self._changes = Changes(client, self._lists, self._witness)
         client.connection.on_connect = self._look_back
+        if queue is not None:
+            queue.letters, queue.on_letter = self._lists.letter(Id("")), self._changes.bring
 
     async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
         """See `Ledger.accept`. One round trip."""
@@ -152,12 +154,12 @@ class RedisLedger:
     async def claim(
         self, id: Id, calls: Sequence[Call], after: Ended | None = None, *, owner: str = ""
     ) -> Claim | Unclaimable:
-        """See `Ledger.claim`. Two round trips, one after another call."""
+        """See `Ledger.claim`. One round trip for what came along with its note, or after another call; else two."""
 
         def decide(snapshot: Snapshot, now: Now) -> Claim | Unclaimable:
             return rows.claim(snapshot, id, calls, after, owner=owner, policy=self.policy, now=now)
 
-        return await self._changes.make([id], decide, self.policy, with_body=after is None, in_hand=after is not None)
+        return await self._changes.make([id], decide, self.policy, with_body=after is None, in_hand=True)
 
     async def finish(self, claim: Claim, end: End) -> Row:
         """See `Ledger.finish`. One round trip."""

@@ -23,6 +23,8 @@ TURNS: Final = 50
 """So often a change is decided anew because others were faster: each time one of them came further."""
 IN_HAND: Final = 10_000
 """Claims of this process whose rows are remembered, so that their ends need not be read for."""
+BROUGHT: Final = 128
+"""Letters that came along with their notes and are remembered, so that they need not be read to be claimed."""
 
 
 class Changes:
@@ -39,6 +41,16 @@ class Changes:
         self._lists = lists
         self._witness = witness
         self._in_hand: dict[Id, Known] = {}
+        self._brought: dict[Id, Known] = {}
+
+    def bring(self, id: Id, values: Sequence[bytes]) -> None:
+        """A letter came along with its note: `v`, `r` and `b`, see `ledger_rows`."""
+        letter = shelf.found(values)
+        row = letter.row and rows.decoded(id, letter.row)
+        if row:
+            self._brought[id] = Known(letter.version, row, letter.more)
+            if len(self._brought) > BROUGHT:
+                del self._brought[next(iter(self._brought))]
 
     async def make[T](
         self,
@@ -54,7 +66,8 @@ class Changes:
 
         What is in hand need not be read, since a write tells whether it is so still; no write tells nothing.
         """
-        known, now = {id: self._in_hand[id] for id in ids if in_hand and id in self._in_hand}, self._lists.now()
+        hand = self._brought if with_body else self._in_hand
+        known, now = {id: hand[id] for id in ids if in_hand and id in hand}, self._lists.now()
         for _ in range(TURNS):
             guessed = bool(known)
             if not guessed:
@@ -84,6 +97,7 @@ class Changes:
         written, swaps = list(snapshot.written.values()), []
         for row in written:
             self._in_hand.pop(row.id, None)
+            self._brought.pop(row.id, None)
             arguments = shelf.swap_arguments(known[row.id], row, policy)
             swaps.append(([self._lists.letter(row.id)], [self._client.prefix, *arguments]))
         versions = await self._client.commit_all(scripts.SWAP, swaps) if swaps else []

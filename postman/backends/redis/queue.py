@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import zip_longest
 from typing import Any, Final
 
 import msgspec
@@ -24,11 +25,14 @@ from postman.backends.redis.client import Client, open_client
 from postman.errors import LeaseLost, StoreError
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
+from postman.mail import Id
 from postman.queue import LANE_WEIGHTS, LANES, Lease, Note, Queue, QueueStatistics, bounded, read_note
 from postman.takers import Takers
 
 BATCH: Final = 64
 """Notes taken at once."""
+BODY: Final = 65_536
+"""Bytes; so long may the body of a letter be that comes along with its note."""
 LOOK: Final = 1.0
 """Seconds after which an empty queue is looked at though no message came: messages may be lost."""
 
@@ -50,6 +54,8 @@ class RedisQueue:
 
     Attributes:
         keys: of all scripts of the queue.
+        letters: what the key of a letter begins with, for a ledger by the same prefix; "": no letters come along.
+        on_letter: told what came along with the note of a letter: its version, row and body.
     """
 
     shared = True
@@ -59,6 +65,8 @@ class RedisQueue:
     ) -> None:
         self.durable = durable
         self.keys = scripts.keys_of(client.prefix)
+        self.letters = ""
+        self.on_letter: Callable[[Id, Sequence[bytes]], None] = lambda _id, _values: None
         self._client = client
         self._visibility = _ms(visibility_timeout)
         self._clock = clock
@@ -113,16 +121,19 @@ class RedisQueue:
     async def _look(self) -> None:
         wanted = min(len(self._takers), BATCH)
         self._look_at = math.inf  # a message that comes meanwhile makes it earlier
-        arguments = (self.now(), wanted, self._visibility, *self._credit, *LANE_WEIGHTS)
+        arguments = (self.now(), wanted, self._visibility, *self._credit, *LANE_WEIGHTS, self.letters, BODY)
         try:
-            handles, wait, self._credit = await self._client.run(scripts.TAKE, self.keys, *arguments)
+            handles, wait, self._credit, letters = await self._client.run(scripts.TAKE, self.keys, *arguments)
         except StoreError as error:
             self._look_at = -math.inf
             self._takers.fail(error)
             return
-        for handle in handles:
-            if not self._takers.give(Lease(_read(handle), handle)):
+        for handle, letter in zip_longest(handles, letters):
+            note = _read(handle)
+            if not self._takers.give(Lease(note, handle)):
                 await self._give_back(handle)
+            elif note and letter:
+                self.on_letter(note.id, letter)
         pause = LOOK if wait < 0 else min(wait / 1_000, LOOK)
         later = -math.inf if len(handles) == wanted else trio.current_time() + pause
         self._look_at = min(self._look_at, later)

@@ -68,9 +68,10 @@ TAKE: Final = Script(
     CONSUMES
     + _LEASES
     + """
--- ARGV: now, how many, milliseconds of a lease, credit of each lane, weight of each lane.
+-- ARGV: now, how many, milliseconds of a lease, credit of each lane, weight of each lane; where the letters are, or
+-- nothing, and how long a body may be.
 -- Smooth weighted round robin among the lanes that have a note. Returns leases, milliseconds until there may be more
--- (-1: nobody knows), the credits.
+-- (-1: nobody knows), the credits, and version, row and body of each letter that is no longer.
 local now, count = clock(ARGV[1]), tonumber(ARGV[2])
 show_again(now)
 local credit, weight, found, at = {}, {}, {}, {1, 1, 1}
@@ -109,7 +110,14 @@ for key = 1, 4 do
   local first = redis.call('ZRANGE', KEYS[key], 0, 0, 'WITHSCORES')
   if first[2] and (next < 0 or first[2] - now < next) then next = math.max(0, first[2] - now) end
 end
-return {leases, next, credit}
+local letters = {}
+for number, lease in ipairs(ARGV[10] ~= '' and leases or {}) do
+  local letter = ARGV[10] .. (string.match(lease, '"id":"(0x%x+)"') or '')
+  local size = redis.pcall('HSTRLEN', letter, 'b')  -- somebody else may have written there
+  local fits = type(size) == 'number' and size > 0 and size <= tonumber(ARGV[11])
+  letters[number] = fits and redis.call('HMGET', letter, 'v', 'r', 'b') or {}
+end
+return {leases, next, credit, letters}
 """
 )
 

@@ -13,12 +13,12 @@ import trio
 from postman.backends.redis.address import Address
 from postman.backends.redis.client import open_client
 from postman.backends.redis.ledger import RedisLedger, RedisLedgerSettings, open_both, open_ledger, redis_ledger
-from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, redis_queue
+from postman.backends.redis.queue import BODY, RedisQueue, RedisQueueSettings, redis_queue
 from postman.errors import DamagedRow, IdTaken, KeyReused, StoreFull, StoreUnavailable
 from postman.hookspecs import LEDGERS
 from postman.kind import Surroundings
 from postman.ledger import Call, Claim, Ended, Filter, Ledger, Unclaimable
-from postman.mail import Id
+from postman.mail import Attachment, Id
 from postman.provider import Receipt
 from postman.queue import Queue
 from postman.registry import load_kind
@@ -88,18 +88,51 @@ async def test_letters_and_notes_are_one_transaction(redis: Address) -> None:
             assert (lease.note.id, lease.note.size > 0) == (letters[0].id, True)
 
 
-async def test_a_letter_costs_three_writes_and_one_look(mortal_redis: RedisServer) -> None:
-    async with both(Address("127.0.0.1", mortal_redis.port)) as (ledger, _):
+async def test_a_letter_costs_four_round_trips_beside_its_share_of_a_take(mortal_redis: RedisServer) -> None:
+    async with both(Address("127.0.0.1", mortal_redis.port)) as (ledger, queue):
         scene = scene_of(ledger)
-        await scene.end(await scene.queued(), ACCEPTED)  # the scripts are known now
-        mortal_redis.ask("CONFIG", "RESETSTAT")
-        id = await scene.queued()
-        first = await scene.claim(id)
-        second = await scene.claim(id, after=Ended(first, UNAVAILABLE))
-        await ledger.finish(second, ACCEPTED)
+        for _ in range(2):  # the scripts are known then
+            mortal_redis.ask("CONFIG", "RESETSTAT")
+            id = await scene.queued()
+            lease = await queue.take()
+            first = await scene.claim(id)
+            second = await scene.claim(id, after=Ended(first, UNAVAILABLE))
+            await ledger.finish(second, ACCEPTED)
+            await queue.ack(lease)
         calls = calls_of(mortal_redis)
-        # What only scripts do counts as well: two accepts would be two EXISTS.
-        assert (calls["evalsha"], calls["hmget"], calls["exists"]) == (4, 1, 1)
+        assert calls["evalsha"] == 5, "accept, take, claim, claim after another call, end"
+        # What only scripts do counts as well: two accepts would be two EXISTS, and the take has looked for the claim.
+        assert (calls["hmget"], calls["exists"]) == (1, 1)
+
+
+async def test_what_came_along_with_a_note_is_not_taken_for_what_the_ledger_says(
+    redis: Address, redis_process: RedisServer
+) -> None:
+    async with both(redis) as (ledger, queue), redis_ledger(redis, Policy()) as there:
+        scene = scene_of(ledger)
+        large = scene.letter(attachments=(Attachment(filename="a", type="image/png", content=bytes(BODY)),))
+        ids = await scene.accept(*(scene.letter() for _ in range(3)), large, scene.letter())
+        for _ in ids:
+            await queue.take()
+        cancelled, claimed, damaged, _, _ = ids
+        await there.act([cancelled], Verb.CANCEL, "olga")
+        assert isinstance(await there.claim(claimed, [LAMDA]), Claim)
+        redis_process.ask("HSET", f"{redis.prefix}letter:{damaged}", "v", "x")
+        answers = [await ledger.claim(id, [LAMDA]) for id in ids if id != damaged]
+        states = [answer.state for answer in answers if isinstance(answer, Unclaimable)]
+        assert states == [State.CANCELLED, State.SENDING]
+        assert next(answer.letter for answer in answers if isinstance(answer, Claim)) == large
+        with pytest.raises(DamagedRow):
+            await ledger.claim(damaged, [LAMDA])
+        assert ledger._changes._brought.keys() <= {cancelled, claimed, damaged}
+
+
+async def test_a_key_that_is_no_letter_keeps_no_note_from_its_taker(redis: Address, redis_process: RedisServer) -> None:
+    async with both(redis) as (ledger, queue):
+        id = await scene_of(ledger).queued()
+        redis_process.ask("DEL", f"{redis.prefix}letter:{id}")
+        redis_process.ask("SET", f"{redis.prefix}letter:{id}", "x")
+        assert (await queue.take()).note is not None
 
 
 def calls_of(server: RedisServer) -> Mapping[str, int]:
