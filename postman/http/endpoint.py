@@ -155,7 +155,9 @@ class _Endpoint:
         key = idempotency_key()
         failpoint("A1")
         body = await json_body()
+        fingerprint = hashlib.sha256(body).digest()
         mails = parse(body, self._http, repeatable=key is not None)
+        del body  # it may be 30 MiB, and what is made of it takes as much again, twice, until it is stored
         errors = client.wrong_senders(mails)
         if errors:
             raise Problem(HTTPStatus.FORBIDDEN, "Nothing was accepted; see errors.", errors=errors)
@@ -165,7 +167,7 @@ class _Endpoint:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS, "This client sends too fast. Nothing was accepted.", headers=headers
             )
-        accepted = await self._intake.accept(mails, client.name, key, hashlib.sha256(body).digest())
+        accepted = await self._intake.accept(mails, client.name, key, fingerprint)
         headers = {"Idempotency-Replayed": "true"} if accepted.replayed else {}
         failpoint("A6")
         return answer({"queued": True, "tracking-ids": accepted.ids}, HTTPStatus.ACCEPTED, headers)

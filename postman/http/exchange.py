@@ -41,18 +41,17 @@ class Body(TrioBody):
         return self._read().__await__()
 
     async def _read(self) -> bytes:
-        pieces: list[bytes] = []
-        size, more = 0, True
+        body = bytearray()  # pieces of a large one would stay with the allocator, among what others take
+        more = True
         while more:
             message = await self.receive()
             if message["type"] != "http.request":
                 raise ClientDisconnected
-            pieces.append(message["body"])
-            size += len(message["body"])
-            if size > self._most:
+            body += message["body"]
+            if len(body) > self._most:
                 raise RequestEntityTooLarge
             more = message["more_body"]
-        return b"".join(filter(None, pieces))
+        return bytes(body)
 
 
 class Request(TrioRequest):

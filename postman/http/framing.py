@@ -65,7 +65,11 @@ class Framing(h11.Connection):
         return self._refusal is None and self.their_state not in {h11.IDLE, h11.SEND_BODY, h11.ERROR, h11.CLOSED}
 
     def refuse(self, status: int) -> h11.RemoteProtocolError:
-        """Make this and every further look for an event end in a refusal."""
+        """Make this and every further look for an event end in a refusal.
+
+        What came of its body counts no more: else all that come at once would be refused, and not those too many.
+        """
+        self.let_go()
         self._refusal = h11.RemoteProtocolError("refused", error_status_hint=status)
         return self._refusal
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -45,6 +46,25 @@ async def test_an_accepted_mail_is_in_the_ledger_and_its_note_on_the_queue(house
     row = await house.ledger.read(Id(id), "local")
     assert row is not None
     assert row.state is State.QUEUED
+
+
+async def test_a_body_takes_no_memory_while_its_mails_are_stored() -> None:
+    taken: list[int] = []
+
+    class Watched(MemoryLedger):
+        async def accept(self, letters: Sequence[Letter], client: str, key: str | None, fingerprint: bytes) -> Accepted:
+            taken.append(tracemalloc.get_traced_memory()[0])
+            return await super().accept(letters, client, key, fingerprint)
+
+    mail = {**MAIL, "content": [{"type": "text/plain", "value": "x" * 2_000_000}]}
+    body = json.dumps([mail]).encode()
+    async with open_house(ledger=Watched()) as house:
+        tracemalloc.start()
+        try:
+            assert (await house.ask("POST", "/mail", body))[0] == HTTPStatus.ACCEPTED
+        finally:
+            tracemalloc.stop()
+    assert 2_000_000 < taken[0] < 3_000_000, "the mail, and no more"
 
 
 async def test_every_bad_place_of_a_request_is_named_and_nothing_is_accepted(house: House) -> None:

@@ -176,6 +176,18 @@ async def test_bodies_that_are_too_much_together_are_refused_before_they_are_rea
             assert (await first.answer()).status == 202
 
 
+async def test_a_body_that_was_refused_takes_no_room_while_its_client_is_still_there(house: Any, desk: Any) -> None:
+    async with house(desk.app, max_body=60_000, max_bodies=100_000) as home, home.connect() as first:
+        await first.send(POST.replace(b"/mail", b"/slow") + b"Content-Length: 60000\r\n\r\n" + b"x" * 60_000)
+        await desk.began.wait()
+        async with home.connect() as second:
+            await second.send(CHUNKED + b"9c40\r\n" + b"x" * 40_000 + b"\r\n1\r\nx")
+            assert (await second.answer()).status == 503
+            assert (await home.ask(POST + b"Content-Length: 40000\r\n\r\n" + b"x" * 40_000)).status == 202
+        desk.go.set()
+        assert (await first.answer()).status == 202
+
+
 async def test_connections_beyond_the_limit_are_told_so_and_the_next_is_served(house: Any, desk: Any) -> None:
     async with house(desk.app, max_connections=3) as home:
         async with home.connect() as first, home.connect(), home.connect():
