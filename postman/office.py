@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -41,39 +42,26 @@ FAREWELL = 0.5
 """Seconds that telling others of our end may take."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Office:
     """Answers for the whole house; the parts do the work."""
 
-    def __init__(  # noqa: PLR0913  # the whole house
-        self,
-        *,
-        intake: Intake,
-        ledger: Ledger,
-        queue: Queue,
-        postbox: Postbox,
-        clerk: Clerk,
-        guard: Guard,
-        room: Room,
-        server: Server,
-        reloader: Reloader,
-        keyring: Keyring,
-        pulse: Pulse,
-        roster: Roster,
-        on_broken: Callable[[StoreBroken], None],
-    ) -> None:
-        self._intake = intake
-        self._ledger = ledger
-        self._queue = queue
-        self._postbox = postbox
-        self._clerk = clerk
-        self._guard = guard
-        self._room = room
-        self._server = server
-        self._reloader = reloader
-        self._keyring = keyring
-        self._pulse = pulse
-        self._roster = roster
-        self._on_broken = on_broken
+    intake: Intake
+    ledger: Ledger
+    queue: Queue
+    postbox: Postbox
+    clerk: Clerk
+    guard: Guard
+    room: Room
+    server: Server
+    reloader: Reloader
+    keyring: Keyring
+    pulse: Pulse
+    roster: Roster
+    on_broken: Callable[[StoreBroken], None]
+
+    def __post_init__(self) -> None:
+        """Nothing was looked at yet."""
         self._version = version("postman-mail")  # read now: later there may be no file to open left
         self._started = time.time()
         self._ledger_error = self._queue_error = ""
@@ -102,12 +90,12 @@ class Office:
 
         Pauses are in the ledger, so that they survive a restart and reach every instance.
         """
-        doubt = self._ledger_error or self._queue_error or self._intake.failing
+        doubt = self._ledger_error or self._queue_error or self.intake.failing
         found, ledger_error = await self._asked(self._look_at_ledger)
         queue, queue_error = None, ""
         if found is not None:
-            self._postbox.pause(frozenset(pause.provider for pause in found[1]))  # at once: it may change as we wait
-            queue, queue_error = await self._asked(self._queue.statistics)
+            self.postbox.pause(frozenset(pause.provider for pause in found[1]))  # at once: it may change as we wait
+            queue, queue_error = await self._asked(self.queue.statistics)
             waits = queue is not None and status.waits(found[0], queue, time.time())
             write = partial(self._write_to_ledger, waits=waits, at_once=bool(doubt or queue_error))
             _, ledger_error = await self._asked(write)
@@ -116,12 +104,12 @@ class Office:
         return ledger, queue, pauses
 
     async def _look_at_ledger(self) -> tuple[LedgerStatistics, Sequence[Pause]]:
-        return await self._ledger.statistics(), await self._ledger.pauses()
+        return await self.ledger.statistics(), await self.ledger.pauses()
 
     async def _write_to_ledger(self, *, waits: bool, at_once: bool) -> None:
         """Write, from time to time, or at once when there is doubt: a store may be read that cannot be written."""
         with suppress(StoreFull):  # the intake tells; sending goes on
-            await self._roster.look(waits=waits, at_once=at_once)
+            await self.roster.look(waits=waits, at_once=at_once)
 
     async def _asked[T](self, ask: Callable[[], Awaitable[T]]) -> tuple[T | None, str]:
         """What a store answers; or None, and why not."""
@@ -132,18 +120,18 @@ class Office:
             return None, f"no answer within {PATIENCE:g} s; its disk or its server hangs, or is overloaded"
         except StoreError as error:
             if isinstance(error, StoreBroken):
-                self._on_broken(error)
+                self.on_broken(error)
             return None, str(error)
 
     async def leave(self) -> None:
         """Tell the other instances that this one ends in good order, if the ledger answers."""
         if not self._ledger_error:  # what is asked of a ledger that hangs may have to end before it can be closed
             with trio.move_on_after(FAREWELL), suppress(StoreError):
-                await self._roster.leave()
+                await self.roster.leave()
 
     def unready(self) -> str | None:
         """Why no mail can be accepted now, for anyone to read; None: it can. `status` has the details."""
-        if self._guard.draining:
+        if self.guard.draining:
             return "the service is stopping"
         return "the store does not answer" if self._ledger_error else None
 
@@ -155,34 +143,34 @@ class Office:
                 version=self._version,
                 now=time.time(),
                 started=self._started,
-                durable=self._ledger.durable,
+                durable=self.ledger.durable,
                 ledger=ledger,
                 queue=queue,
                 ledger_error=self._ledger_error,
-                queue_error=self._queue_error or self._intake.unnoted,
-                providers=[carrier.statistics() for carrier in self._postbox.carriers],
+                queue_error=self._queue_error or self.intake.unnoted,
+                providers=[carrier.statistics() for carrier in self.postbox.carriers],
                 pauses=pauses,
-                http=self._server.statistics(),
-                held=self._guard.held,
-                bytes_in_flight=self._room.taken,
-                stopping=self._guard.draining,
-                instance=self._roster.me,
-                instances=self._roster.instances,
+                http=self.server.statistics(),
+                held=self.guard.held,
+                bytes_in_flight=self.room.taken,
+                stopping=self.guard.draining,
+                instance=self.roster.me,
+                instances=self.roster.instances,
                 troubles=[
-                    *(part.trouble for part in (self._intake, self._reloader, self._pulse) if part.trouble),
-                    *self._roster.sentences(),
+                    *(part.trouble for part in (self.intake, self.reloader, self.pulse) if part.trouble),
+                    *self.roster.sentences(),
                     *logs.sentences(),
-                    *self._keyring.sentences(),
+                    *self.keyring.sentences(),
                 ],
             ),
         )
 
     async def pause(self, provider: str, who: str) -> bool | None:
         """Begin no more calls of `provider` (`*`: of any); whether it was not paused before. None: there is no such."""
-        if provider != ALL and provider not in {carrier.name for carrier in self._postbox.carriers}:
+        if provider != ALL and provider not in {carrier.name for carrier in self.postbox.carriers}:
             return None
         before = await self._paused()
-        await self._ledger.pause(provider, who)
+        await self.ledger.pause(provider, who)
         await self.look()
         return provider not in before
 
@@ -191,16 +179,16 @@ class Office:
         paused = await self._paused()
         ended = paused if provider == ALL else paused & {provider}
         for name in ended:
-            await self._ledger.pause(name, None)
-        for carrier in self._postbox.carriers:
+            await self.ledger.pause(name, None)
+        for carrier in self.postbox.carriers:
             if provider in {ALL, carrier.name}:
                 carrier.breaker.reset()  # who resumes a provider says that it was mended
         await self.look()
-        known = provider in {ALL, *paused, *(carrier.name for carrier in self._postbox.carriers)}
+        known = provider in {ALL, *paused, *(carrier.name for carrier in self.postbox.carriers)}
         return bool(ended) if known else None
 
     async def _paused(self) -> set[str]:
-        return {pause.provider for pause in await self._ledger.pauses()}
+        return {pause.provider for pause in await self.ledger.pauses()}
 
     async def reload(self) -> dict[str, Any]:
         """Read postman.toml anew; what changed.
@@ -208,12 +196,12 @@ class Office:
         Raises:
             ConfigError: nothing changed, and why.
         """
-        report: dict[str, Any] = msgspec.to_builtins(await self._reloader.reload())
+        report: dict[str, Any] = msgspec.to_builtins(await self.reloader.reload())
         return report
 
     async def wake(self, rows: Sequence[Row]) -> None:
         """Put notes for rows that a person queued again; those that cannot be put now the clerk will put."""
         try:
-            await self._clerk.put(rows)
+            await self.clerk.put(rows)
         except StoreError as error:
             _log.warning("notes were not put; the clerk will", mails=len(rows), reason=str(error))

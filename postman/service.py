@@ -8,7 +8,7 @@ stores close.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -55,25 +55,18 @@ LAST_ANSWERS = 0.3
 
 @dataclass(frozen=True)
 class House:
-    """The parts of a running service, put together."""
+    """The parts of a running service, put together; the office has most of them."""
 
-    workers: int
-    queue: Queue
-    postbox: Postbox
-    delivery: Delivery
-    guard: Guard
-    room: Room
-    clerk: Clerk
-    reloader: Reloader
-    pulse: Pulse
     office: Office
-    server: Server
     app: QuartTrio
+    workers: int
+    work: Callable[[int], Awaitable[None]]
+    """Of one worker, by its number."""
 
     @property
     def grace(self) -> float:
         """Seconds that deliveries in hand may take at the end; a reload may change it."""
-        return self.reloader.config.delivery.grace
+        return self.office.reloader.config.delivery.grace
 
 
 async def run(
@@ -126,8 +119,8 @@ async def _keep_house(
             await _live(house, orders, task_status)
         finally:
             with trio.CancelScope(shield=True):
-                house.guard.drain(house.grace)
-                await house.guard.wait_idle()
+                house.office.guard.drain(house.grace)
+                await house.office.guard.wait_idle()
                 await fleet.close_all()
                 await house.office.leave()
             providers.cancel_scope.cancel()
@@ -170,35 +163,27 @@ def _assemble(
         roster=Roster(ledger, postbox, workers=workers, only=only or ""),
         on_broken=orders.fail,
     )
+    app = create_app(intake, ledger, office, config.http, keyring, takes_mail=only != "workers")
+    delivery = Delivery(ledger, queue, guard, on_call=on_call)
     return House(
-        workers=workers,
-        queue=queue,
-        postbox=postbox,
-        delivery=Delivery(ledger, queue, guard, on_call=on_call),
-        guard=guard,
-        room=room,
-        clerk=clerk,
-        reloader=reloader,
-        pulse=pulse,
-        office=office,
-        server=server,
-        app=create_app(intake, ledger, office, config.http, keyring, takes_mail=only != "workers"),
+        office, app, workers, partial(work, postbox=postbox, queue=queue, delivery=delivery, guard=guard, room=room)
     )
 
 
 async def _live(house: House, orders: Orders, task_status: trio.TaskStatus[str]) -> None:
     """Serve and deliver until told to stop, and until what is in hand has ended."""
+    office = house.office
     async with trio.open_nursery() as beside:
         async with trio.open_nursery() as parts:
-            await parts.start(house.server.serve, house.app)
+            await parts.start(office.server.serve, house.app)
             working = trio.CancelScope()
             beside.start_soon(_end, house, orders, working)
-            beside.start_soon(house.pulse.run)
-            orders.opened(lambda: house.grace, partial(beside.start_soon, _reload, house))
+            beside.start_soon(office.pulse.run)
+            orders.opened(lambda: house.grace, partial(beside.start_soon, _reload, office))
             parts.start_soon(_work, house, working)  # last: what is in hand when the end is asked for has its grace
-            names = [carrier.name for carrier in house.postbox.carriers]
-            _log.info("ready", url=house.server.url, providers=names)
-            task_status.started(house.server.url)
+            names = [carrier.name for carrier in office.postbox.carriers]
+            _log.info("ready", url=office.server.url, providers=names)
+            task_status.started(office.server.url)
         beside.cancel_scope.cancel()
 
 
@@ -207,25 +192,26 @@ async def _work(house: House, until: trio.CancelScope) -> None:
     with until:
         async with trio.open_nursery() as nursery:
             for number in range(house.workers):
-                nursery.start_soon(work, number, house.postbox, house.queue, house.delivery, house.guard, house.room)
+                nursery.start_soon(house.work, number)
             if house.workers:  # who only takes mail has less to hold, and less to do, than who delivers it
-                nursery.start_soon(house.clerk.run)
+                nursery.start_soon(house.office.clerk.run)
             nursery.start_soon(house.office.watch)
 
 
 async def _end(house: House, orders: Orders, working: trio.CancelScope) -> None:
     """Drain when told to. While deliveries end, whoever asks is told that we stop; then the listeners close."""
+    office = house.office
     try:
         await orders.end.wait()
     finally:
-        house.guard.drain(house.grace)
+        office.guard.drain(house.grace)
     working.cancel()
     closes_at = trio.current_time() + house.grace
-    await house.guard.wait_idle()
-    house.server.close(max(LAST_ANSWERS, closes_at - trio.current_time()))
+    await office.guard.wait_idle()
+    office.server.close(max(LAST_ANSWERS, closes_at - trio.current_time()))
 
 
-async def _reload(house: House) -> None:
-    if not house.guard.draining:
+async def _reload(office: Office) -> None:
+    if not office.guard.draining:
         with suppress(ConfigError):  # it is in the log, and in the status
-            await house.reloader.reload()
+            await office.reloader.reload()
