@@ -24,6 +24,7 @@ import trio
 
 from postman.answer import STATUSES
 from postman.errors import (
+    MailRefused,
     NotAccepted,
     OutcomeUnknown,
     ProviderError,
@@ -52,6 +53,7 @@ class Subject:
         message_id: what the receipt must then say.
         statuses: outcomes of statuses where they differ from `postman.answer.STATUSES`.
         unreadable: answers with 2xx that are no receipt.
+        refuses: the `postman.testing.letters.LETTERS` that end with MailRefused, since the vendor cannot carry them.
     """
 
     open: Callable[[str, ClientFactory], AbstractAsyncContextManager[Provider]]
@@ -59,6 +61,7 @@ class Subject:
     message_id: str | None
     statuses: Mapping[int, type[ProviderError]] = field(default_factory=dict)
     unreadable: Sequence[Act] = ()
+    refuses: frozenset[str] = frozenset()
 
 
 type Check = Callable[[Subject], Awaitable[None]]
@@ -125,18 +128,25 @@ async def it_returns_the_vendors_receipt(subject: Subject) -> None:
 
 
 async def it_carries_every_letter(subject: Subject) -> None:
-    """Each letter is taken; the vendor's strict simulator judges how it is said."""
-    async with _opened(subject) as (_, provider):
+    """Each letter is taken, or refused as the plugin says; the vendor's strict simulator judges how it is said."""
+    assert subject.refuses <= LETTERS.keys(), f"no letters: {sorted(subject.refuses - LETTERS.keys())}"
+    async with _opened(subject) as (server, provider):
         for name, letter in LETTERS.items():
-            assert (await _send(provider, letter)).receipt, f"the letter {name!r} was not sent"
+            ended = await _send(provider, letter)
+            if name in subject.refuses:
+                assert isinstance(ended.error, MailRefused), f"the letter {name!r} was sent, or ended otherwise"
+                assert not server.requests or letter.id.encode() not in server.requests[-1].body
+            else:
+                assert ended.receipt, f"the letter {name!r} was not sent: {ended.error!r}"
 
 
 async def every_attempt_sends_the_same_bytes(subject: Subject) -> None:
     """Bytes depend on letter and settings alone, also in another process with a provider opened anew."""
     sent = []
+    *_, richest = (letter for name, letter in LETTERS.items() if name not in subject.refuses)
     for _ in range(2):
         async with _opened(subject) as (server, provider):
-            await _send(provider, LETTERS["everything"])
+            await _send(provider, richest)
             [request] = server.requests
             sent.append((request.path, request.body, {**request.headers, "host": ""}))
     assert sent[0] == sent[1]

@@ -36,9 +36,7 @@ def an_attempt() -> Attempt:
 
 def a_large_letter(size: int = 12_582_912) -> Letter:
     """A letter that no kernel takes in one go when the vendor does not read."""
-    return a_letter(
-        attachments=(Attachment(filename="large.bin", type="application/octet-stream", content=bytes(size)),)
-    )
+    return a_letter(content=(Content(type="text/plain", value="x" * size),))
 
 
 def _many(count: int, name: str = "") -> tuple[Address, ...]:
