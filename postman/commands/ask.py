@@ -42,11 +42,12 @@ def status(client: Client, *, check: bool, as_json: bool) -> int:
     well = "well" if document["well"] else "not well"
     lines = [well if document["durable"] else f"{well}, not durable"]
     lines += [f"  {sentence}" for sentence in document["because"]]
-    lines += [f"{state:<12}{number:>10}" for state, number in (document["mails"] or {}).items() if number]
+    lines += [f"{state:<12}{number:>10}" for state, number in (document.get("mails") or {}).items() if number]
     if queue := document.get("queue"):
         ready = sum(queue["ready"])
         lines += ["", f"queue: {ready} ready, {queue['delayed']} delayed, {queue['leased']} in hand"]
-    lines += ["", *map(_provider, document.get("providers", ()))]
+    if providers := document.get("providers"):
+        lines += ["", *map(_provider, providers)]
     show(document, lines, as_json=as_json)
     return 1 if check and not document["well"] else 0
 

@@ -32,6 +32,9 @@ from postman.ledger import Ledger
 from postman.row import Row, State, Verb
 
 _NOBODY = Client("", frozenset())
+_PUBLIC = frozenset({"well", "because", "version", "up", "durable"})
+"""What of the status every client may know."""
+
 _log = structlog.get_logger()
 
 
@@ -250,9 +253,13 @@ class _Endpoint:
         """Read postman.toml anew."""
         return answer(await self._office.reload())
 
-    async def status(self, _client: Client) -> Response:
-        """Tell whether all is well, and the numbers."""
-        return answer(await self._office.status())
+    async def status(self, client: Client) -> Response:
+        """Tell whether all is well, and to an admin why not, and the numbers, which are of all clients."""
+        document = await self._office.status()
+        if not client.admin:
+            document = {name: told for name, told in document.items() if name in _PUBLIC}
+            document["because"] = document["because"] and ["A key with the scope admin is told why."]
+        return answer(document)
 
     async def page(self, _client: Client) -> Response:
         """Show the status to a person; the page asks for it with the person's key."""

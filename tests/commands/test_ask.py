@@ -351,7 +351,8 @@ async def test_the_key_is_taken_from_the_environment(
     assert said.code == 1
     assert "the key is taken from POSTMAN_KEY" in said.err
     monkeypatch.setenv("POSTMAN_KEY", key.token)
-    assert (await house.say("status")).code == 0
+    said = await house.say("status")
+    assert (said.code, said.out) == (0, "well\n"), "and nothing of others"
     said = await house.say("pause")
     assert said.code == 1
     assert "admin" in said.err

@@ -41,11 +41,12 @@ class HouseOffice:
         self.queue = queue
         self.asked: list[tuple[str, str]] = []
         self.woken: list[Id] = []
+        self.because: list[str] = []
         self.reason: str | None = None
         self.broken = ""
 
     async def status(self) -> dict[str, Any]:
-        return {"well": True, "because": []}
+        return {"well": not self.because, "because": self.because, "up": 1.0, "mails": {"queued": 1}}
 
     def unready(self) -> str | None:
         return self.reason

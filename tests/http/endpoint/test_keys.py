@@ -84,6 +84,16 @@ async def test_a_key_that_has_expired_is_refused_and_says_so() -> None:
     assert document["detail"].startswith("This key has expired, at 2026-01-01")
 
 
+async def test_a_key_that_is_no_admins_is_told_whether_all_is_well_and_nothing_of_others() -> None:
+    async with open_house(KEYS) as house:
+        for key in (READER, BANK):
+            assert (await house.ask("GET", "/status", key=key))[1] == {"well": True, "because": [], "up": 1.0}
+        house.office.because = ["2 mails are held: of whom?", "A key of shop expires."]
+        _, told, _ = await house.ask("GET", "/status", key=BANK)
+        assert told == {"well": False, "because": ["A key with the scope admin is told why."], "up": 1.0}
+        assert (await house.ask("GET", "/status", key=ADMIN))[1] == await house.office.status()
+
+
 async def test_the_page_runs_its_own_script_alone_and_holds_no_data() -> None:
     async with open_house(KEYS) as house:
         [id] = await house.accepted(key=SHOP)
