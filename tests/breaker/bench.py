@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,12 @@ class Call:
 class Bench:
     """A breaker by a clock that stands still, and a count of its notices."""
 
-    def __init__(self, probe_delay: Callable[[BreakerStatistics], float] = steady) -> None:
+    def __init__(self, probe_delay: Callable[[BreakerStatistics], float] = steady, **limits: Any) -> None:
         self.clock = Clock()
         self.notices: list[State] = []
-        self.breaker = Breaker(is_fault=blame_of, probe_delay=probe_delay, clock=self.clock, on_change=self._noticed)
+        self.breaker = Breaker(
+            is_fault=blame_of, probe_delay=probe_delay, clock=self.clock, on_change=self._noticed, **limits
+        )
 
     def _noticed(self) -> None:
         self.notices.append(self.breaker.state)

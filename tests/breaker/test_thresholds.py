@@ -59,6 +59,16 @@ def test_what_is_a_little_younger_than_the_window_counts(bench: Bench) -> None:
     assert bench.breaker.state is OPEN
 
 
+def test_how_many_of_how_many_calls_within_how_long_open_it_is_its_owners_to_say() -> None:
+    bench = Bench(faults_in_a_row=99, window=3.0, least_calls=4, fault_share=0.75)
+    bench.call(*[PROVIDER] * 3)
+    bench.clock.now += 3
+    bench.call(NONE, PROVIDER, NONE, *[PROVIDER] * 4)
+    assert bench.breaker.state is CLOSED
+    bench.call(PROVIDER)
+    assert bench.breaker.statistics().why == "6 faults in 8 calls within 3 s, the last Ended"
+
+
 def test_a_row_of_faults_has_no_window(bench: Bench) -> None:
     for _ in range(5):
         bench.call(PROVIDER)
