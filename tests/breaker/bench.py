@@ -63,7 +63,7 @@ class Call:
 class Bench:
     """A breaker by a clock that stands still, and a count of its notices."""
 
-    def __init__(self, probe_delay: Callable[[BreakerStatistics], float] = steady, **limits: Any) -> None:
+    def __init__(self, probe_delay: Callable[[BreakerStatistics], float] = steady, **limits: Any) -> None:  # noqa: ANN401  # those of Breaker
         self.clock = Clock()
         self.notices: list[State] = []
         self.breaker = Breaker(
