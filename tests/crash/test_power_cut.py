@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -9,15 +12,21 @@ from pathlib import Path
 import pytest
 import trio
 
+from postman.config import load
+from postman.registry import set_up
+from postman.removal import export, take_in
+from postman.stores import open_ledger
 from postman.testing import sick_disk
 from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.haste import hasten
+from postman.testing.letters import a_letter
 from postman.testing.mortal_disk import MortalDisk, NoDisk, mortal_disk
 from postman.testing.postgres_server import NoServer, PostgresServer, postgres_server
 from postman.testing.program import open_program
 from postman.testing.redis_server import RedisServer, redis_server
 from postman.testing.report import report
 from postman.testing.waiting import wait_until
+from postman.wire import ClientFactory
 
 CUTS = 3
 PER_LIFE = 100
@@ -124,6 +133,29 @@ async def test_a_server_that_lost_its_power_still_has_what_was_promised(
             assert await program.stop() == 0
             found = report(customer.ids, accepted(), await program.rows(), customer.recovered)
     assert (found.waiting, found.lost, found.unexpected, found.duplicated) == (0, (), (), {})
+
+
+async def test_mails_that_left_a_ledger_are_in_the_backlog(
+    disk: MortalDisk, tmp_path: Path, toml: Callable[..., str]
+) -> None:
+    setups = []
+    for name in ("old", "new"):
+        path = tmp_path / f"{name}.toml"
+        path.write_text(toml(ledger=f"sqlite:{name}.db", queue=f"sqlite:{name}.db"))
+        path.chmod(0o600)
+        setups.append(set_up(load(path)))
+    old, new = setups
+    async with open_ledger(old, ClientFactory()) as ledger:
+        await ledger.accept([a_letter(number) for number in range(1, 11)], "shop", None, b"")
+    disk.sync()
+    backlog = disk.path / "backlog"
+    words = [sys.executable, "-m", "postman", "export", str(backlog), "--config", str(old.loaded.path)]
+    before_it_is_closed = {**os.environ, "POSTMAN_FAILPOINTS": "X3=kill"}
+    assert (await trio.run_process(words, env=before_it_is_closed, check=False)).returncode == -signal.SIGKILL
+    await disk.cut()
+    assert (await export(old, backlog)).mails == 10
+    await disk.cut()
+    assert (await take_in(new, backlog)).mails == 10
 
 
 async def test_a_disk_that_only_says_that_it_synced_loses_mails_so_the_tests_here_can_fail(
