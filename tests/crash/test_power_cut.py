@@ -95,7 +95,7 @@ def redis_on(place: Path) -> Iterator[RedisServer]:
     try:
         with redis_server(place / "redis") as server:
             yield server
-    except FileNotFoundError as error:
+    except LookupError as error:
         pytest.skip(str(error))
 
 
