@@ -85,9 +85,15 @@ class PostgresRows:
     # Transactions
 
     def begin(self, connection: Connection, jobs: Sequence[Job[Operation]]) -> None:
-        """See `Work.begin`. The time is read once the rows are locked, so no lease is judged by an older one."""
+        """See `Work.begin`."""
         self._forget()
-        requests = [job.request for job in jobs]
+        wall = self._read(connection, [job.request for job in jobs])
+        now = self._clock() if self._clock else Now(wall, wall)
+        for job in jobs:
+            job.do(partial(job.request.run, self, now))
+
+    def _read(self, connection: Connection, requests: Sequence[Operation]) -> float:
+        """Lock and read what operations need; the time behind the locks: no lease is judged by an older one."""
         ids = {key_of(id) for request in requests for id in request.ids}
         bodies = {key_of(id) for request in requests if request.bodies for id in request.ids}
         keys = [key for request in requests for key in request.keys]
@@ -113,10 +119,9 @@ class PostgresRows:
         self._used = {(client, key): rows.Used(print, tuple(ids.split())) for client, key, print, ids in used or ()}
         if sums:
             self._tally.learn(sums, time.monotonic() - began)
+        wall: float
         [(wall,)] = clock.fetchall()
-        now = self._clock() if self._clock else Now(wall, wall)
-        for job in jobs:
-            job.do(partial(job.request.run, self, now))
+        return wall
 
     def commit(self, connection: Connection, _jobs: Sequence[Job[Operation]]) -> None:
         """See `Work.commit`. A standby that has what was written last has all that was written before."""
