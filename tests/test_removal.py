@@ -135,21 +135,25 @@ def ran(command: str, setup: Setup, file: Path, failpoints: str = "") -> int:
     return ended.returncode
 
 
-async def test_commands_that_are_killed_at_every_step_lose_and_double_nothing(home: Home, tmp_path: Path) -> None:
-    old, new, file = home("sqlite"), home("sqlite"), tmp_path / "backlog"
-    ids = await fill(old, 500)
-    for point in ("X1", "X2", "X3@2", "X4", "X5"):
-        if point == "X3@2":
-            assert ran("import", new, file) == 1, "nothing is taken in before it is closed"
-        name, _, number = point.partition("@")
-        assert ran("export", old, file, f"{name}=kill@{number or 1}") == -signal.SIGKILL
-    assert ran("export", old, file) == 0
-    for point in ("Y1", "Y2@2", "Y3@2"):
-        name, _, number = point.partition("@")
-        assert ran("import", new, file, f"{name}=kill@{number}" if number else f"{name}=kill") == -signal.SIGKILL
-    assert ran("import", new, file) == 0
-    assert states(await rows(old)) == dict.fromkeys(ids, State.CANCELLED)
-    assert states(await rows(new)) == dict.fromkeys(ids, State.QUEUED)
+async def test_commands_that_are_killed_at_every_step_lose_and_double_nothing(
+    home: Home, tmp_path: Path, long: bool
+) -> None:
+    pairs = [("sqlite", "sqlite"), ("redis", "postgresql"), ("postgresql", "redis")]
+    for source, target in pairs if long else pairs[:1]:
+        old, new, file = home(source), home(target), tmp_path / source
+        ids = await fill(old, 500)
+        for point in ("X1", "X2", "X3@2", "X4", "X5"):
+            if point == "X3@2":
+                assert ran("import", new, file) == 1, "nothing is taken in before it is closed"
+            name, _, number = point.partition("@")
+            assert ran("export", old, file, f"{name}=kill@{number or 1}") == -signal.SIGKILL
+        assert ran("export", old, file) == 0
+        for point in ("Y1", "Y2@2", "Y3@2"):
+            name, _, number = point.partition("@")
+            assert ran("import", new, file, f"{name}=kill@{number}" if number else f"{name}=kill") == -signal.SIGKILL
+        assert ran("import", new, file) == 0
+        assert states(await rows(old)) == dict.fromkeys(ids, State.CANCELLED)
+        assert states(await rows(new)) == dict.fromkeys(ids, State.QUEUED)
 
 
 async def test_a_letter_that_somebody_takes_meanwhile_stays_and_is_not_taken_in(home: Home, tmp_path: Path) -> None:
