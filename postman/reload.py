@@ -1,8 +1,8 @@
 """Reload: postman.toml is read anew, and other providers take the place of those that changed, under load.
 
 Decode and check, open what is new, swap, let what is old finish what it holds, close it. Until the swap nothing has
-changed, so any error keeps the old set as it was; the swap itself has no checkpoint, so there is no half of it. A
-provider whose plugin, version and settings are the same is kept, with its connections and its breaker.
+changed, so any error keeps the old set as it was; the swap itself is sync, so nobody sees half of it. A provider whose
+plugin, version and settings are the same is kept, with its connections and its breaker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from postman.http.keyring import Keyring
 from postman.ledger import Ledger
 from postman.registry import ConfiguredProvider, Setup, set_up
 from postman.secret import hide
-from postman.sending.carrier import Carrier
+from postman.sending.carrier import Carrier, Terms
 from postman.sending.postbox import Postbox
 from postman.stores import policy_of
 
@@ -145,28 +145,34 @@ class Reloader:
         config = setup.loaded.config
         refuse_fixed(self.config, config)
         old = {provider.table.name: provider for provider in self._setup.providers}
-        new = {provider.table.name: provider for provider in setup.providers}
-        stay = [name for name in new if name in old and _same(old[name], new[name], self.config, config)]
-        terms = {name: terms_of(new[name], config.delivery) for name in stay}
-        opened = await self._open([new[name] for name in new if name not in terms], config)
-        kept = {name for name in stay if terms[name] == self._carriers[name].terms}
-        retired = [carrier for name, carrier in self._carriers.items() if name not in terms]
-        # from here to the end there is no checkpoint
+        terms = {
+            name: terms_of(new, config.delivery)
+            for new in setup.providers
+            if (name := new.table.name) in old and _same(old[name], new, self.config, config)
+        }
+        opened = await self._open([new for new in setup.providers if new.table.name not in terms], config)
+        return self._swap(setup, terms, opened)
+
+    def _swap(self, setup: Setup, terms: Mapping[str, Terms], opened: Mapping[str, Carrier]) -> Report:
+        """Put what was opened in the place of what changed, and grant `terms` to what stays; at once."""
+        old, names = self._carriers, [provider.table.name for provider in setup.providers]
+        kept = {name for name in terms if terms[name] == old[name].terms}
         for name in terms.keys() - kept:
-            self._carriers[name].retune(terms[name])
-        self._carriers = {name: opened.get(name) or self._carriers[name] for name in new}
-        if list(old) != list(new) or len(kept) < len(new):
+            old[name].retune(terms[name])
+        self._carriers = {name: opened.get(name) or old[name] for name in names}
+        if list(old) != names or len(kept) < len(names):
             self._postbox.replace(list(self._carriers.values()))
-        self._ledger.policy = policy_of(config)
-        self._keyring.replace(config.http.key)
         self._setup = setup
+        self._ledger.policy = policy_of(self.config)
+        self._keyring.replace(self.config.http.key)
+        retired = [carrier for name, carrier in old.items() if name not in terms]
         if retired:
             self._fleet.retire(retired, self._postbox.wait_settled)
         return Report(
-            added=tuple(name for name in new if name not in old),
-            changed=tuple(name for name in new if name in old and name not in kept),
-            removed=tuple(name for name in old if name not in new),
-            kept=tuple(name for name in new if name in kept),
+            added=tuple(name for name in names if name not in old),
+            changed=tuple(name for name in names if name in old and name not in kept),
+            removed=tuple(name for name in old if name not in names),
+            kept=tuple(name for name in names if name in kept),
         )
 
     async def _read_twice(self) -> Setup:
