@@ -143,9 +143,9 @@ def _about_providers(facts: Facts) -> Iterator[str]:
 def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
     held = ledger.states.get(State.HELD, 0)
     if held:
-        noun = "mail is" if held == 1 else "mails are"
+        noun, what = ("mail is", "it") if held == 1 else ("mails are", "each")
         yield (
-            f"{held} {noun} held, because a provider may have taken it and nobody can tell: `postman mail --state held`"
+            f"{held} {noun} held, because a provider may have taken {what} and nobody can tell: `postman mail --state held`"
             " lists them, `postman release` sends again, `postman settle` says that it arrived."
         )
     age = _age(facts)
