@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import count
 from typing import Any, Final, Literal
 
@@ -76,15 +76,10 @@ class RedisLists:
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
         """See `Ledger.find`. The smallest index is read, newest first; what else is asked for is looked at."""
         labels = {hash_of(label) for label in rows.labels_of(filter)}
-        names = [shelf.index_of_label(hash) for hash in labels]
-        names += [] if filter.client is None else [shelf.index_of_client(filter.client)]
-        names += [] if filter.state is None else [shelf.index_of_state(filter.state)]
-        if names:
-            sizes = await self._client.ask(*(("ZCARD", self.key(name)) for name in names))
-            names = [min(zip(sizes, names, strict=True))[1]]
+        names = await self._indices(filter, labels)
         found: list[Row] = []
         while len(found) < limit:
-            ids = await self._page(names or [shelf.index_of_state(state) for state in State], filter.since, after)
+            ids = await self._page(names, filter.since, after)
             if not ids or ids[-1] == after:  # what is no id of ours is not passed, since its bytes are not known here
                 break
             after = ids[-1]
@@ -94,6 +89,16 @@ class RedisLists:
                 if row is not None and rows.matches(row, filter) and labels <= set(hashes_of(joined or b"")):
                     found.append(row)
         return found[:limit]
+
+    async def _indices(self, filter: Filter, labels: Collection[bytes]) -> Sequence[str]:
+        """The smallest index that has all that a filter asks for; when it asks for none, those that have everything."""
+        names = [shelf.index_of_label(hash) for hash in labels]
+        names += [] if filter.client is None else [shelf.index_of_client(filter.client)]
+        names += [] if filter.state is None else [shelf.index_of_state(filter.state)]
+        if not names:
+            return [shelf.index_of_state(state) for state in State]
+        sizes = await self._client.ask(*(("ZCARD", self.key(name)) for name in names))
+        return [min(zip(sizes, names, strict=True))[1]]
 
     async def _page(self, names: Sequence[str], since: float | None, after: Id | None) -> list[Id]:
         """The newest ids behind `after` of all these indices."""
