@@ -145,8 +145,8 @@ def _about_letters(facts: Facts, ledger: LedgerStatistics) -> Iterator[str]:
     if held:
         noun, what = ("mail is", "it") if held == 1 else ("mails are", "each")
         yield (
-            f"{held} {noun} held, because a provider may have taken {what} and nobody can tell: `postman mail --state held`"
-            " lists them, `postman release` sends again, `postman settle` says that it arrived."
+            f"{held} {noun} held, because a provider may have taken {what} and nobody can tell: `postman mail --state"
+            " held` lists them, `postman release` sends again, `postman settle` says that it arrived."
         )
     age = _age(facts)
     if age is not None and age > LATE:
