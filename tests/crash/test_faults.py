@@ -68,6 +68,7 @@
 | F30 | a table is locked | test_a_locked_table_makes_every_call_fail_within_a_bounded_time |
 | F30 | PostgreSQL is silent | test_a_server_that_answers_no_more_is_not_waited_for_without_a_limit |
 | F30 | threads hang elsewhere | test_threads_that_hang_elsewhere_stop_no_store |
+| F30 | all workers hang at a provider | test_sixty_four_workers_that_hang_at_a_mail_server_keep_nobody_from_the_stores |
 | F30 | a session keeps PostgreSQL from cleaning up | test_status_names_who_leaves_a_transaction_open_and_what_ends_it |
 | F31 | fsync is off | test_a_server_that_may_lose_commits_is_refused_as_a_ledger_and_taken_as_a_queue |
 | F31 | synchronous_commit is off | test_letters_are_flushed_though_the_servers_default_is_not_to_wait |

@@ -17,6 +17,7 @@ from postman.testing.postgres_server import PostgresServer
 from postman.testing.program import Program, open_program
 from postman.testing.redis_server import RedisServer
 from postman.testing.report import report
+from postman.testing.smtp_fault_server import Fault, open_smtp_fault_server
 from postman.testing.waiting import wait_until
 
 
@@ -97,6 +98,25 @@ async def test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in(
     await fail(mortal_postgres, "postgresql", "redis")
     if long:
         await fail(mortal_redis, "redis", "postgresql")
+
+
+async def test_sixty_four_workers_that_hang_at_a_mail_server_keep_nobody_from_the_stores(
+    tmp_path: Path, toml: Callable[..., str], provider: Callable[..., str], places: Places
+) -> None:
+    url = places.url("postgresql")
+    async with open_smtp_fault_server({".": Fault.STALL}) as server:
+        relay = provider("relay", "smtp", f'host = "127.0.0.1", port = {server.port}, security = "none"')
+        text = toml(relay, ledger=url, queue=url, workers=64, more='from-domains = ["nobody.example"]')
+        async with open_program(tmp_path, text) as program, open_customer(lambda: program.url) as customer:
+            await program.start()
+            await customer.post("hanging", [MAIL] * 64)
+            await wait_until(lambda: len(server.taken) == 64)
+            with trio.fail_after(10):
+                for number in range(10):
+                    await customer.post(f"meanwhile-{number}", [MAIL])
+                status = await customer.get("/status")
+            assert (status["mails"]["sending"], status["mails"]["queued"]) == (64, 10)
+            assert (status["deliveries"]["in-hand"], status["because"]) == (64, [])
 
 
 async def test_a_ledger_that_can_be_read_and_not_written_is_told_for_as_long_as_it_lasts(
