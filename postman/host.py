@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
 import re
@@ -31,6 +32,7 @@ def host_of(text: str) -> str:
     return match["v6"] or match["name"] if match else ""
 
 
+@functools.lru_cache(maxsize=64)  # asked of each request
 def is_loopback(host: str) -> bool:
     """Whether `host` names this machine alone: `127.0.0.1` and its like, `::1`, `localhost`."""
     try:

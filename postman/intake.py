@@ -97,7 +97,7 @@ class Intake:
             mails: at least one.
             client: whose they are.
             key: the Idempotency-Key, if the client sent one.
-            fingerprint: SHA-256 of the request's body.
+            fingerprint: SHA-256 of the request's body; counts with a key alone.
 
         Raises:
             KeyReused: the key came before with another body; nothing was accepted.
