@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from postman import transitions
-from postman.backends import rows
+from postman.backends import seal
 from postman.ledger import Which
 from postman.mail import Id
 from postman.row import Policy, Row, State
@@ -54,4 +54,4 @@ def hashes_of(joined: bytes) -> list[bytes]:
 
 def changing(row: Row, policy: Policy) -> tuple[int, float, float, bool, bytes]:
     """The columns that change with a row: state, due, wake, put, and the row itself."""
-    return NUMBERS[row.state], row.due, transitions.wake(row, policy), row.put, rows.sealed(row)
+    return NUMBERS[row.state], row.due, transitions.wake(row, policy), row.put, seal.sealed(row)

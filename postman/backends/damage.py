@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from postman.backends import rows
+from postman.backends import seal
 from postman.errors import DamagedRow, NewerRow
 from postman.mail import Id
 from postman.row import Row
@@ -23,14 +23,14 @@ class Damage:
         self._told = before.ids.keys() if before else frozenset[Id]()
 
     def decoded(self, id: Id, stored: bytes) -> Row | None:
-        """See `rows.decoded`."""
+        """See `seal.decoded`."""
         try:
-            return rows.row_of(id, stored)
+            return seal.row_of(id, stored)
         except NewerRow:
             return None
         except DamagedRow as error:
             if id not in self._told and id not in self.ids:
-                rows.tell(id, error)
+                seal.tell(id, error)
             self.ids[id] = None
             return None
 

@@ -1,4 +1,4 @@
-"""What a ledger does to its rows, for ledgers whose rows one process has to itself.
+"""What a ledger does to its rows.
 
 The functions here run within one transaction of whoever calls them; they read and write through `Rows`, and leave every
 decision to `postman.transitions`. Those that raise have changed nothing.
@@ -6,15 +6,11 @@ decision to `postman.transitions`. Those that raise have changed nothing.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-import structlog
-
 from postman import transitions
+from postman.backends import seal
 from postman.errors import DamagedRow, IdTaken, KeyReused, NewerRow, StoreError, StoreFull
 from postman.failpoint import failpoint
 from postman.ledger import Accepted, Call, Claim, Ended, Filter, Unclaimable, Which, labels
@@ -25,17 +21,6 @@ from postman.row import End, Now, Policy, Row, State, Verb
 
 OVERDUE = 60.0
 """Seconds after which a letter that is due and has a note counts as `waiting`."""
-
-UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, OverflowError)
-"""What decoding damaged bytes may raise."""
-
-_SEAL = b"\x01"
-"""The first byte of what is stored with its checksum; what an early version stored without one begins otherwise."""
-
-_log = structlog.get_logger()
-_encoder = msgspec.msgpack.Encoder()
-_letter_decoder = msgspec.msgpack.Decoder(Letter)
-_row_decoder = msgspec.msgpack.Decoder(Row)
 
 
 class Parcel(NamedTuple):
@@ -60,7 +45,7 @@ class Present(Protocol):
         """The row.
 
         Raises:
-            NewerRow, DamagedRow: see `read`.
+            NewerRow, DamagedRow: see `seal.read`.
         """
 
     def body(self, id: Id) -> bytes | None:
@@ -89,72 +74,11 @@ class Rows(Present, Protocol):
         """Keep the key."""
 
 
-def sealed(stored: Row | Letter) -> bytes:
-    """What a ledger keeps of a row or a letter: its checksum, and MessagePack.
-
-    So damage is told from what a newer Postman wrote, and a mail in which a byte changed is not sent.
-    """
-    encoded = _encoder.encode(stored)
-    return _SEAL + zlib.crc32(encoded).to_bytes(4) + encoded
-
-
-def read(id: Id, stored: bytes) -> Row:
-    """A row as it is stored. One that cannot be read stays as it is, and must not stop the others.
-
-    Raises:
-        DamagedRow: it is not what was stored.
-        NewerRow: it is, but says something that only a newer Postman understands.
-    """
-    try:
-        return row_of(id, stored)
-    except DamagedRow as error:
-        tell(id, error)
-        raise
-
-
-def decoded(id: Id, stored: bytes) -> Row | None:
-    """The same for a list, which goes on without it."""
-    try:
-        return read(id, stored)
-    except (NewerRow, DamagedRow):
-        return None
-
-
-def row_of(id: Id, stored: bytes) -> Row:
-    """As `read`, for who tells the log of damage, see `tell`."""
-    try:
-        row = _unsealed(id, stored, _row_decoder)
-        if row.id == id:
-            return row
-        reason = "it names another letter"
-    except UNREADABLE as error:
-        reason = str(error)
-    raise DamagedRow(f"what the ledger has of {id} is damaged: {reason}")
-
-
-def tell(id: Id, error: DamagedRow) -> None:
-    """Tell the log."""
-    _log.error("what the ledger has of a mail is damaged", id=id, reason=str(error))
-
-
-def _unsealed[T](id: Id, stored: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
-    """What was stored; raises one of UNREADABLE when it is damaged."""
-    if stored[:1] != _SEAL:
-        return decoder.decode(stored)
-    encoded = memoryview(stored)[5:]
-    if zlib.crc32(encoded).to_bytes(4) != stored[1:5]:
-        raise ValueError("its checksum is wrong")
-    try:
-        return decoder.decode(encoded)
-    except UNREADABLE as error:
-        raise NewerRow(f"{id} was written by a newer Postman: {error}") from error
-
-
 def parcels(letters: Sequence[Letter], client: str, policy: Policy, now: Now) -> list[Parcel]:
     """Make letters ready; needs no transaction."""
     ready = []
     for letter in letters:
-        body = sealed(letter)
+        body = seal.sealed(letter)
         ready.append(
             Parcel(transitions.accepted_row(letter, client, len(body), policy, now), body, labels(letter)),
         )
@@ -203,7 +127,7 @@ def claim(
     if before is None:
         return Unclaimable(None)
     row, call = transitions.claim(before, calls, after, policy, now, owner=owner)
-    letter = None if call is None else letter_of(id, rows.body(id)) if after is None else after.claim.letter
+    letter = None if call is None else seal.letter_of(id, rows.body(id)) if after is None else after.claim.letter
     if letter is None and call is not None:
         row, call = transitions.spoil(before, now), None
     if row is not before:
@@ -250,18 +174,7 @@ def act(
 
 def letters(rows: Present, ids: Sequence[Id]) -> Mapping[Id, Letter]:
     """See `Movable.letters`."""
-    return readable((id, rows.body(id)) for id in ids if _ours(rows, id) is not None)
-
-
-def readable(bodies: Iterable[tuple[Id, bytes | None]]) -> Mapping[Id, Letter]:
-    """The letters, but for those that are damaged, or that only a newer Postman understands."""
-    found: dict[Id, Letter] = {}
-    for id, body in bodies:
-        with suppress(NewerRow):
-            letter = letter_of(id, body)
-            if letter is not None:
-                found[id] = letter
-    return found
+    return seal.readable((id, rows.body(id)) for id in ids if _ours(rows, id) is not None)
 
 
 def let_go(rows: Present, written: Sequence[Row], removal: str, now: Now) -> frozenset[Id]:
@@ -278,7 +191,7 @@ def let_go(rows: Present, written: Sequence[Row], removal: str, now: Now) -> fro
 
 def repacked(letters: Sequence[Stored]) -> list[Parcel]:
     """Make letters of another ledger ready; needs no transaction."""
-    return [Parcel(stored.row, sealed(stored.letter), labels(stored.letter)) for stored in letters]
+    return [Parcel(stored.row, seal.sealed(stored.letter), labels(stored.letter)) for stored in letters]
 
 
 def take_in(rows: Rows, parcels: Sequence[Parcel]) -> frozenset[Id]:
@@ -322,19 +235,6 @@ def labels_of(filter: Filter) -> list[tuple[Which, str]]:
     """The labels that a filter asks for."""
     asked: list[tuple[Which, str | None]] = [("to", filter.recipient and filter.recipient.lower()), ("tag", filter.tag)]
     return [(which, value) for which, value in asked if value is not None]
-
-
-def letter_of(id: Id, body: bytes | None) -> Letter | None:
-    """The letter; None when its bytes are damaged.
-
-    Raises:
-        NewerRow: see `read`.
-    """
-    try:
-        letter = _unsealed(id, body or b"", _letter_decoder)
-    except UNREADABLE:
-        return None
-    return letter if letter.id == id else None
 
 
 def _ours(rows: Present, id: Id) -> Row | None:

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.columns import NUMBERS, STATES, first_id, hash_of, hashes_of, id_of, key_of
 from postman.backends.damage import Damage
 from postman.backends.postgres.checks import troubles
@@ -70,7 +70,7 @@ class PostgresLists:
     def get(self, id: Id, connection: Connection) -> Row | None:
         """The row as it is."""
         found = connection.execute("SELECT row FROM letter WHERE key = %s", [key_of(id)], binary=True).fetchone()
-        return None if found is None else rows.read(id, found[0])
+        return None if found is None else seal.read(id, found[0])
 
     def find(self, filter: Filter, after: Id | None, limit: int, connection: Connection) -> Sequence[Row]:
         """See `Ledger.find`. Who cannot be read makes no page shorter: that would be taken for the last one."""
@@ -205,7 +205,7 @@ class PostgresLists:
         statement = "SELECT key, letter FROM body WHERE key = ANY(%s::bigint[])"
         keys = {key_of(id): id for id in ids}
         bodies = connection.execute(statement, [list(keys)], binary=True)
-        return rows.readable((keys[key], body) for key, body in bodies)
+        return seal.readable((keys[key], body) for key, body in bodies)
 
     def keys(self, cursor: str, limit: int, connection: Connection) -> tuple[Sequence[UsedKey], str]:
         """See `Movable.keys`."""
@@ -221,10 +221,10 @@ class PostgresLists:
 def _instance(said: bytes) -> Instance | None:
     try:
         return _instances.decode(said)
-    except rows.UNREADABLE:
+    except seal.UNREADABLE:
         return None  # of a newer Postman, or damaged
 
 
 def _decoded(found: Iterable[tuple[int, bytes]]) -> tuple[Row, ...]:
     """Rows that can be read."""
-    return tuple(row for key, encoded in found if (row := rows.decoded(id_of(key), encoded)))
+    return tuple(row for key, encoded in found if (row := seal.decoded(id_of(key), encoded)))

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import psycopg
 
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.columns import changing, hashes_of, id_of, joined, key_of
 from postman.backends.postgres.connection import Connection
 from postman.backends.postgres.line import Job
@@ -190,7 +190,7 @@ class PostgresRows:
     def get(self, id: Id) -> Row | None:
         """See `Rows.get`."""
         if id not in self._rows and id in self._stored:
-            self._rows[id] = rows.read(id, self._stored[id])
+            self._rows[id] = seal.read(id, self._stored[id])
         return self._rows.get(id)
 
     def known(self, id: Id) -> bool:

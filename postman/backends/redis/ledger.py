@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.address import Address, RedisSettings, address_of
@@ -184,7 +184,7 @@ class RedisLedger:
         def decide(present: Snapshot, now: Now) -> None:
             acted.update(rows.act(present, list(present.known), verb, who, self.policy, now))
 
-        await self._changes.make(list(dict.fromkeys(ids)), decide, self.policy, read=rows.decoded)
+        await self._changes.make(list(dict.fromkeys(ids)), decide, self.policy, read=seal.decoded)
         return acted
 
     async def read(self, id: Id, client: str | None) -> Row | None:
@@ -227,7 +227,7 @@ class RedisLedger:
 
     async def letters(self, ids: Sequence[Id]) -> Mapping[Id, Letter]:
         """See `Movable.letters`."""
-        known, _ = await self._changes.read(ids, with_body=True, read=rows.decoded)
+        known, _ = await self._changes.read(ids, with_body=True, read=seal.decoded)
         return rows.letters(Snapshot(known), ids)
 
     async def keys(self, cursor: str, limit: int) -> tuple[Sequence[UsedKey], str]:
@@ -242,7 +242,7 @@ class RedisLedger:
             gone.difference_update(present.known)
             gone.update(rows.let_go(present, [wanted[id] for id in present.known], removal, now))
 
-        await self._changes.make(list(wanted), decide, self.policy, read=rows.decoded)
+        await self._changes.make(list(wanted), decide, self.policy, read=seal.decoded)
         return frozenset(gone)
 
     async def take_in(self, letters: Sequence[Stored]) -> frozenset[Id]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from postman.backends import rows
+from postman.backends import seal
 from postman.backends.redis import ledger_rows as shelf
 from postman.backends.redis import ledger_scripts as scripts
 from postman.backends.redis.client import Client
@@ -46,7 +46,7 @@ class Changes:
     def bring(self, id: Id, values: Sequence[bytes]) -> None:
         """A letter came along with its note: `v`, `r` and `b`, see `ledger_rows`."""
         letter = shelf.found(values)
-        row = letter.row and rows.decoded(id, letter.row)
+        row = letter.row and seal.decoded(id, letter.row)
         if row:
             self._brought[id] = Known(letter.version, row, letter.more)
             if len(self._brought) > BROUGHT:
@@ -60,7 +60,7 @@ class Changes:
         *,
         with_body: bool = False,
         in_hand: bool = False,
-        read: Callable[[Id, bytes], Row | None] = rows.read,
+        read: Callable[[Id, bytes], Row | None] = seal.read,
     ) -> T:
         """Read rows, decide, write what is decided; again for those that somebody else wrote meanwhile.
 
@@ -81,7 +81,7 @@ class Changes:
         raise StoreUnavailable("a row was changed by others again and again")
 
     async def read(
-        self, ids: Sequence[Id], *, with_body: bool = False, read: Callable[[Id, bytes], Row | None] = rows.read
+        self, ids: Sequence[Id], *, with_body: bool = False, read: Callable[[Id, bytes], Row | None] = seal.read
     ) -> tuple[dict[Id, Known], Now]:
         """The rows that there are and can be read, and the time."""
         found, now = await self._lists.fetch(ids, "b" if with_body else "l")

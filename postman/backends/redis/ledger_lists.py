@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 import structlog
 
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.columns import first_id, hash_of, hashes_of
 from postman.backends.damage import Damage
 from postman.backends.redis import ledger_rows as shelf
@@ -85,7 +85,7 @@ class RedisLists:
             after = ids[-1]
             read, _ = await self.fetch(ids)
             for id, (_, stored, joined) in read.items():
-                row = None if stored is None else rows.decoded(id, stored)
+                row = None if stored is None else seal.decoded(id, stored)
                 if row is not None and rows.matches(row, filter) and labels <= set(hashes_of(joined or b"")):
                     found.append(row)
         return found[:limit]
@@ -159,7 +159,7 @@ class RedisLists:
         forgotten = []
         for id, letter in read.items():
             try:
-                row = rows.read(id, letter.row) if letter.row is not None else None
+                row = seal.read(id, letter.row) if letter.row is not None else None
             except NewerRow:
                 continue
             except DamagedRow:
@@ -237,14 +237,14 @@ class RedisLists:
 def _pause(provider: bytes, said: bytes) -> Pause:
     try:
         return _pauses.decode(said)
-    except rows.UNREADABLE:
+    except seal.UNREADABLE:
         return Pause(provider.decode(errors="replace"), 0.0, "somebody")  # who stopped it may still mean it
 
 
 def _instance(said: bytes) -> Instance | None:
     try:
         return _instances.decode(said)
-    except rows.UNREADABLE:
+    except seal.UNREADABLE:
         return None
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from postman import transitions
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.columns import hash_of, hashes_of
 from postman.mail import Id
 from postman.movable import UsedKey
@@ -93,7 +93,7 @@ def used(encoded: bytes) -> rows.Used | None:
     """What is known of an idempotency key; None when it is damaged."""
     try:
         return _used.decode(encoded)
-    except rows.UNREADABLE:
+    except seal.UNREADABLE:
         return None
 
 
@@ -151,7 +151,7 @@ def swap_arguments(known: Known, row: Row, policy: Policy) -> list[Any]:
     now = places(row, policy)
     left = [name for name in places(known.row, policy) if name not in now]
     bodiless = row.state in BODY_NOT_NEEDED and known.row.state not in BODY_NOT_NEEDED
-    return [row.id, known.version, rows.sealed(row), int(bodiless), len(left), *left, *_flat(now)]
+    return [row.id, known.version, seal.sealed(row), int(bodiless), len(left), *left, *_flat(now)]
 
 
 def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
@@ -160,7 +160,7 @@ def accept_arguments(parcel: rows.Parcel, policy: Policy) -> list[Any]:
     hashes = [hash_of(label) for label in labels]
     stays = {index_of_client(row.client): 0.0, **{index_of_label(hash): 0.0 for hash in hashes}}
     found = {**places(row, policy), **stays}
-    return [row.id, rows.sealed(row), body, b"".join(hashes), len(found), *_flat(found)]
+    return [row.id, seal.sealed(row), body, b"".join(hashes), len(found), *_flat(found)]
 
 
 def key_arguments(used: UsedKey) -> list[Any]:

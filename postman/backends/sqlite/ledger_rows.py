@@ -9,7 +9,7 @@ from typing import Any, Final
 import apsw
 
 from postman import transitions
-from postman.backends import rows
+from postman.backends import rows, seal
 from postman.backends.columns import STATES, changing, hash_of, id_of, key_of
 from postman.backends.sqlite.database import Database
 from postman.mail import Id
@@ -23,15 +23,15 @@ CACHED_BODY: Final = 8_192
 
 
 def decoded(key: int, encoded: bytes) -> Row | None:
-    """A row of the file, see `rows.decoded`."""
-    return rows.decoded(id_of(key), encoded)
+    """A row of the file, see `seal.decoded`."""
+    return seal.decoded(id_of(key), encoded)
 
 
 def stored(
     connection: apsw.Connection,
     rest: str,
     *values: Any,  # noqa: ANN401  # what SQLite binds
-    decode: Callable[[Id, bytes], Row | None] = rows.decoded,
+    decode: Callable[[Id, bytes], Row | None] = seal.decoded,
 ) -> Iterator[Row]:
     """The rows in the file that the rest of a SELECT names, but for those that cannot be read."""
     for key, encoded in connection.execute(f"SELECT key, row FROM letter {rest}", values):  # noqa: S608  # our text
@@ -124,7 +124,7 @@ class SqliteRows:
         if id in self._cache:
             return self._cache[id][0]
         encoded = self._sql.execute("SELECT row FROM letter WHERE key = ?", (key_of(id),)).get
-        return None if encoded is None else rows.read(id, encoded)
+        return None if encoded is None else seal.read(id, encoded)
 
     def read_ahead(self, id: Id) -> None:
         """Bring a letter that is about to be claimed into memory, with those behind it, which are likely to be next."""
