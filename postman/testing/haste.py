@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from postman import clerk, status
+from postman import clerk, office, roster, status
 from postman.backends import rows
 from postman.flake import Flake
 from postman.sending import postbox
@@ -27,6 +27,12 @@ def hasten(overdue: float = 4.0) -> None:
 def lose_patience() -> None:
     """Count mail that is due as mail that waits."""
     status.WAITS = 0.0
+
+
+def compare_often() -> None:
+    """Compare what instances deliver within a second, where it would take minutes."""
+    lose_patience()
+    office.LOOK = roster.PERIOD = 0.2
 
 
 def stop_minting_clock() -> None:

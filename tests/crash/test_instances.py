@@ -22,7 +22,7 @@ from postman.stores import open_stores
 from postman.testing import acts
 from postman.testing.customer import MAIL, Customer, open_customer
 from postman.testing.fault_server import FaultServer, open_fault_server
-from postman.testing.haste import hasten, lose_patience, stop_minting_clock
+from postman.testing.haste import compare_often, hasten, lose_patience, stop_minting_clock
 from postman.testing.letters import a_letter
 from postman.testing.pairs import Places
 from postman.testing.program import Program, open_program
@@ -78,6 +78,32 @@ async def test_one_process_takes_mail_and_another_delivers_it(
             assert (await operator.get(f"/mail/{ids[0]}"))["state"] == "sent"
             assert (await posted(back.url, "/reload")).status_code == 200, "the bind is that of the command line still"
         assert [await program.stop() for program in (front, back)] == [0, 0]
+
+
+async def test_an_instance_that_delivers_much_less_than_the_other_is_named_by_both(
+    tmp_path: Path, toml: Callable[..., str], vendor: FaultServer, places: Places
+) -> None:
+    url = places.url("postgresql")
+    async with open_fault_server(otherwise=acts.hang(accept=False)) as hanging:
+        texts = [toml(ledger=url, queue=url, workers=4, base=server.url) for server in (vendor, hanging)]
+        for name in ("quick", "slow"):
+            (tmp_path / name).mkdir()
+        async with (
+            open_program(tmp_path / "quick", texts[0]) as quick,
+            open_program(tmp_path / "slow", texts[1]) as slow,
+            open_customer(lambda: quick.url) as customer,
+            open_customer(lambda: slow.url) as other,
+            trio.open_nursery() as nursery,
+        ):
+            for program in (quick, slow):
+                await program.start(before=compare_often)
+            load = Load(customer)
+            for _ in range(6):
+                nursery.start_soon(load.post)
+            for reader in (customer, other):
+                sentence = await reader.wait_told("where the pace of the others makes")
+                assert f"(pid {slow.pid}) delivered 0 mails" in sentence
+            load.enough.set()
 
 
 @pytest.mark.parametrize("part", ["http", "workers"])
