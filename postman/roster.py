@@ -31,7 +31,7 @@ ENOUGH = 20.0
 SILENT = 60.0
 """Seconds after which an instance that said nothing hangs or is dead."""
 NAMED = 3
-"""So many workers are named one by one."""
+"""So many workers, or silent instances, are named one by one."""
 
 
 class Share(NamedTuple):
@@ -79,6 +79,7 @@ class Roster:
         self._waits = False
         self._began = math.inf
         """By the ledger's clock."""
+        self._has_replaced = False
         self.me = Instance(
             id=secrets.token_hex(8), name=socket.gethostname(), pid=os.getpid(), only=only, workers=workers
         )
@@ -105,15 +106,23 @@ class Roster:
         found = await self._ledger.enrol(self.me)
         now = next((each.at for each in found if each.id == self.me.id), 0.0)
         self._began = min(self._began, now)
-        replaced = [each for each in found if self._has_replaced(each, now)]
+        replaced = self._replaced(found, now)
         for each in replaced:
             await self._ledger.enrol(msgspec.structs.replace(each, left=True))
         self.instances = [each for each in found if not (each.left or each in replaced)]
 
-    def _has_replaced(self, other: Instance, now: float) -> bool:
-        """Whether this instance was started in place of another one, which nobody has to be told of then."""
-        same = (other.name, other.only) == (self.me.name, self.me.only)
-        return same and other.at < self._began and now - other.at > SILENT
+    def _replaced(self, found: Sequence[Instance], now: float) -> Sequence[Instance]:
+        """In whose place this instance was started, so that nobody has to be told of them.
+
+        All that fell silent before on its machine, as in a loop of crashes; or one on another machine, which may be gone.
+        """
+        alike = [each for each in found if each.only == self.me.only]
+        silent = [each for each in alike if each.at < self._began and now - each.at > SILENT]
+        here = [each for each in silent if each.name == self.me.name]
+        if silent and not here and not self._has_replaced:
+            here = [max(silent, key=lambda each: each.at)]
+        self._has_replaced |= bool(here)
+        return here
 
     def _end_round(self, seconds: float, *, waits: bool) -> None:
         now = self._postbox.delivered()
@@ -143,13 +152,15 @@ class Roster:
                 "Mail waits and nobody delivers it: all instances on this ledger that are heard of run with --only"
                 " http. Start one with --only workers; if AWS Lambda delivers, see the logs of its functions."
             )
-        for instance in self.instances:
-            if instance not in heard:
-                yield (
-                    f"Instance {_name(instance)} has said nothing for {now - instance.at:.0f} s: it hangs, was killed,"
-                    " or does not reach the ledger; its log may say why. What it was sending is in doubt when its"
-                    " leases are over; the rest is left to the others."
-                )
+        silent = [instance for instance in self.instances if instance not in heard]
+        for instance in silent[:NAMED]:
+            yield (
+                f"Instance {_name(instance)} has said nothing for {now - instance.at:.0f} s: it hangs, was killed, or"
+                " does not reach the ledger; its log may say why. What it was sending is in doubt when its leases are"
+                " over; the rest is left to the others. Start another one in its place."
+            )
+        if len(silent) > NAMED:
+            yield f"So have {len(silent) - NAMED} more instances; `postman status --json` lists them."
         for share, expected in lagging([_share(instance) for instance in heard]):
             yield (
                 f"Instance {share.name} delivered {share.delivered} mails in the last minutes in which mail waited,"

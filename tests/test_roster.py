@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import msgspec
 import pytest
 import trio
@@ -140,19 +142,27 @@ async def test_an_instance_that_says_nothing_any_more_is_named_unless_it_was_sto
     assert (len(me.instances), list(me.sentences())) == (1, [])
 
 
-async def test_one_that_was_killed_is_named_until_one_of_its_kind_was_started_on_its_machine(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize(
+    ("machines", "left"),
+    [(["here"] * 5, 0), (["there"], 0), (["there", "there", "elsewhere"], 2), (["here", "there"], 1)],
+)
+async def test_those_that_were_killed_are_named_until_others_of_their_kind_were_started_in_their_place(
+    autojump_clock: MockClock, machines: list[str], left: int
 ) -> None:
     hands, ledger = Hands(1), Together()
-    killed, neighbour = ledger.roster(hands, "workers"), ledger.roster(hands, "http")
-    await killed.look(waits=False)
+    neighbour = ledger.roster(hands, "http")
+    for number, machine in enumerate(machines):
+        name = socket.gethostname() if machine == "here" else machine
+        await ledger.enrol(Instance(id=f"{number}", name=name, pid=number, only="workers"))
     await rounds(neighbour, hands, 0, count=40)
-    assert ["has said nothing" in sentence for sentence in neighbour.sentences()] == [True], "after ten minutes"
+    told = list(neighbour.sentences())
+    assert len(told) == min(len(machines), 4), "after ten minutes still"
+    assert "So have 2 more" in told[-1] or len(machines) < 5
     following = ledger.roster(hands, "workers")
-    await following.look(waits=False)
-    assert len(list(following.sentences())) == 0
+    await rounds(following, hands, 0, count=3)
+    assert len(list(following.sentences())) == left
     await rounds(neighbour, hands, 0, count=1)
-    assert (list(neighbour.sentences()), len(ledger.said)) == ([], 2)
+    assert (len(list(neighbour.sentences())), len(ledger.said)) == (left, left + 2)
 
 
 async def test_that_nobody_delivers_is_told(autojump_clock: MockClock) -> None:
