@@ -114,7 +114,7 @@ class Roster:
     def _replaced(self, found: Sequence[Instance], now: float) -> Sequence[Instance]:
         """In whose place this instance was started, so that nobody has to be told of them.
 
-        All that fell silent before on its machine, as in a loop of crashes; or one on another machine, which may be gone.
+        All that fell silent before on its machine, as in a loop of crashes; or one on another, which may be gone.
         """
         alike = [each for each in found if each.only == self.me.only]
         silent = [each for each in alike if each.at < self._began and now - each.at > SILENT]
