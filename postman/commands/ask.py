@@ -7,7 +7,7 @@ import itertools
 import mimetypes
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ PAGE = 200
 UNKNOWN = "unknown"
 """In place of the state of a mail that is not there."""
 
+_NO_MAIL = "no mail fits"
 _NOT_THERE = "there is no such mail, or what is stored of it cannot be read"
 _SPAN = re.compile(r"(\d+)([smhd])")
 _STANDING = {"closed": "works", "open": "fails", "half-open": "is tried"}
@@ -68,8 +69,13 @@ def _provider(provider: dict[str, Any]) -> str:
 @click.option("--subject", default="")
 @click.option("--text", help="The body as plain text.")
 @click.option("--html", help="The body as HTML.")
-@click.option("--attach", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--tag", "tags", multiple=True)
+@click.option(
+    "--attach",
+    multiple=True,
+    help="A file; may be repeated.",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@click.option("--tag", "tags", multiple=True, help="A word to find it by; may be repeated.")
 @click.option("--idempotency-key", help="The same key never sends twice.  [default: a new one]")
 @asks_service
 def send(
@@ -153,25 +159,31 @@ def _checked_id[T: (str | None, tuple[str, ...])](_context: click.Context, _argu
     return given
 
 
-def filters(command: Callable[..., int]) -> Callable[..., int]:
-    """The options that choose mails."""
-    for option in (
-        click.option("--tag"),
-        click.option("--recipient", help="A whole address."),
-        click.option("--since", callback=_moment, help="Accepted since: 90m, 12h, 2d, or a time."),
-        click.option("--state", type=click.Choice([state.value for state in State])),
-    ):
-        command = option(command)
-    return command
+def filters(states: Iterable[State]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """The options that choose mails, in some states."""
+
+    def add(command: Callable[..., int]) -> Callable[..., int]:
+        for option in (
+            click.option("--tag", help="One of its tags."),
+            click.option("--recipient", help="A whole address."),
+            click.option("--since", callback=_moment, help="Accepted since: 90m, 12h, 2d, or a time."),
+            click.option("--state", type=click.Choice([state.value for state in states])),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command()
 @click.argument("id", required=False, callback=_checked_id)
-@filters
+@filters(State)
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 100_000))
 @asks_service
 def mail(client: Client, *, id: str | None, limit: int, as_json: bool, **chosen: str | None) -> int:
     """Show what became of a mail, or list mails, newest first."""
+    if id and any(chosen.values()):
+        raise click.UsageError("give an ID, or --state and the like, not both")
     if id:
         document = client.ask("GET", f"/mail/{id}")
         show(document, list(_story(document)), as_json=as_json)
@@ -179,6 +191,8 @@ def mail(client: Client, *, id: str | None, limit: int, as_json: bool, **chosen:
     found = list(find(client, limit, **chosen))
     lines = [f"{m['tracking-id']}  {m['state']:<9}  {m['since']}  {m['provider'] or '-'}" for m in found]
     show({"mails": found}, lines, as_json=as_json)
+    if not found:
+        click.echo(_NO_MAIL, err=True)  # the list itself may be for a program
     return 0
 
 
@@ -234,7 +248,7 @@ def _verb(verb: Verb, text: str) -> click.Command:
     @click.command(str(verb), help=text)
     @click.argument("ids", nargs=-1, callback=_checked_id)
     @click.option("--all", "everything", is_flag=True, help="All that the other options fit.")
-    @filters
+    @filters(states)
     @asks_service
     def command(client: Client, *, ids: Sequence[str], everything: bool, as_json: bool, **chosen: str | None) -> int:
         if ids and everything:
@@ -273,7 +287,7 @@ def _report(verb: Verb, done: Sequence[str], refused: dict[str, str], *, as_json
     lines = [f"{id}  {verb}: done" for id in done]
     for id, state in refused.items():
         lines.append(f"{id}  {verb}: not done, {_NOT_THERE if state == UNKNOWN else f'it is {state}'}")
-    show({"done": done, "refused": refused}, lines or ["no mail fits"], as_json=as_json)
+    show({"done": done, "refused": refused}, lines or [_NO_MAIL], as_json=as_json)
     return 1 if refused else 0
 
 

@@ -15,7 +15,7 @@ from postman.errors import ConfigError, PostmanError
 
 
 class Unreachable(PostmanError):
-    """No answer came."""
+    """No answer of a service of ours came."""
 
 
 class Refused(PostmanError):
@@ -23,12 +23,12 @@ class Refused(PostmanError):
 
     Args:
         status: the HTTP status.
-        problem: the body, `application/problem+json` or nothing that can be read.
+        problem: the body, `application/problem+json`.
     """
 
-    def __init__(self, status: int, problem: Any) -> None:  # noqa: ANN401  # whatever came
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
         self.status = status
-        self.problem: dict[str, Any] = problem if isinstance(problem, dict) else {}
+        self.problem = problem
         super().__init__(self._text())
 
     def _text(self) -> str:
@@ -80,7 +80,7 @@ class Client:
         """Ask and return the document of the answer; a query of None is left out.
 
         Raises:
-            Unreachable: no answer came; whether the service did it is not known.
+            Unreachable: no answer of a service of ours came; whether it did it is not known.
             Refused: it did not do it, and says why.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
@@ -95,6 +95,9 @@ class Client:
         except (OSError, HTTPException, UnicodeError) as error:
             raise Unreachable(f"{self.url} does not answer: {_why(error)}") from error
         document = _document(content)
+        if not isinstance(document, dict):  # ours answers with an object, whatever it says
+            place = f"{self.url} is no Postman, or what stands before it answered in its place"
+            raise Unreachable(f"{place} [{answer.status}]")
         if not 200 <= answer.status < 300:
             raise Refused(answer.status, document)
         return document
@@ -117,6 +120,8 @@ def _connection(url: str, timeout: float) -> tuple[HTTPConnection, str]:
 def _why(error: Exception) -> str:
     if isinstance(error, ConnectionRefusedError):
         return "nobody listens there; `postman serve` does, if it runs"
+    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return "it speaks no TLS; write http://"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
