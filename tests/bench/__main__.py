@@ -10,8 +10,9 @@ off the first core, so that they do not take it from the event loop. Every figur
 in each round everything is measured once, so that what else the machine does meets all alike. Beside the rates stands
 the CPU that the measured process took for each mail, all its threads: the rate of one core, whatever else runs.
 
-Ceilings: (a) is the same server and endpoint, which checks the mails and drops them; (b) is a bare HTTP client that
-posts the same bodies to the same vendor with as many calls at a time as the service has workers.
+Ceilings: (a) is the same endpoint, which checks the mails and drops them, served by Quart-Trio and Hypercorn as they
+are; (b) is a bare HTTP client that posts the same bodies to the same vendor with as many calls at a time as the service
+has workers; (c) is (a) served by our own server, so that the store alone lies between it and the service.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ _PATIENCE = 600.0
 
 SHARES = (
     Share("intake, 10 a POST: SQLite", "intake, 10 a POST: (a) dropped", 0.75),
+    Share("intake, 10 a POST: SQLite", "intake, 10 a POST: (c) dropped, our server", None),
     Share("intake, 1 a POST: SQLite", "intake, 1 a POST: (a) dropped", None),
+    Share("intake, 1 a POST: SQLite", "intake, 1 a POST: (c) dropped, our server", None),
     Share("POST to provider: Postman", "provider call: (b) httpx2", 0.7),
     Share("POST to provider: Postman", "provider call: (b) our client", None),
 )
@@ -62,18 +65,22 @@ def stores(mails: int) -> Iterator[tuple[str, Figure]]:
 
 def measure(mails: int) -> Iterator[tuple[str, Figure]]:
     """One round."""
-    with open_process("tests.bench.dropper", SUBJECT) as dropper, open_service("http://127.0.0.1:9", KEY) as service:
+    with (
+        open_process("tests.bench.dropper", "--stock", cores=SUBJECT) as stock,
+        open_process("tests.bench.dropper", cores=SUBJECT) as ours,
+        open_service("http://127.0.0.1:9", KEY) as service,
+    ):
         _pause(service)
-        for subject in (dropper, service):
+        for subject in (stock, ours, service):
             _post(subject.url, WARM, 10)
-        yield "intake, 10 a POST: (a) dropped", _intake(dropper, mails, 10)
-        yield "intake, 10 a POST: SQLite", _intake(service, mails, 10)
-        yield "intake, 1 a POST: (a) dropped", _intake(dropper, mails // 5, 1)
-        yield "intake, 1 a POST: SQLite", _intake(service, mails // 5, 1)
+        for size, count in ((10, mails), (1, mails // 5)):
+            yield f"intake, {size} a POST: (a) dropped", _intake(stock, count, size)
+            yield f"intake, {size} a POST: (c) dropped, our server", _intake(ours, count, size)
+            yield f"intake, {size} a POST: SQLite", _intake(service, count, size)
         yield "intake, 1 a POST, 1 at a time: SQLite", _intake(service, mails // 20, 1, connections=1)
         taken = WARM + mails + mails // 5 + mails // 20
         assert _letters(service)["queued"] == taken, "what was answered with 202 is not there"
-    with open_process("tests.bench.vendor", OTHERS) as vendor, open_service(vendor.url, KEY) as service:
+    with open_process("tests.bench.vendor", cores=OTHERS) as vendor, open_service(vendor.url, KEY) as service:
         _post(service.url, WARM, 10)
         _wait_sent(service, WARM)
         yield "provider call: (b) httpx2", _calls(vendor, "httpx2", mails // 4)
@@ -84,7 +91,7 @@ def measure(mails: int) -> Iterator[tuple[str, Figure]]:
 def memory(mails: int) -> None:
     """Let mails through the service, and print its memory on the way."""
     step = max(10, mails // 100 * 10)
-    with open_process("tests.bench.vendor", OTHERS) as vendor, open_service(vendor.url, KEY) as service:
+    with open_process("tests.bench.vendor", cores=OTHERS) as vendor, open_service(vendor.url, KEY) as service:
         for passed in range(step, mails + 1, step):
             _post(service.url, step, 10)
             _wait_sent(service, passed)

@@ -1,12 +1,17 @@
-"""The ceiling of the way in: the same server and endpoint, which decode and check mails and then drop them."""
+"""The ceilings of the way in: the same endpoint, which decodes and checks mails and then drops them."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import cast
 
+import hypercorn.trio
 import trio
+from hypercorn.config import Config
+from quart_trio import QuartTrio
 
 from postman import logs
 from postman.config import Http
@@ -32,17 +37,34 @@ class _Dropper:
         return None
 
 
-async def serve() -> None:
-    """Serve on a free port of this machine until killed; print the URL."""
-    http = Http()
+def _app(http: Http) -> QuartTrio:
     dropper = _Dropper()
     ledger, office = cast("Ledger", dropper), cast("Office", dropper)
     intake = Intake(ledger, cast("Queue", None), Flake())  # `noted`: no note is put
-    server = Server(await open_listeners("127.0.0.1:0"), http)
-    print(json.dumps({"url": server.url}), flush=True)  # noqa: T201  # whoever started it reads it
-    await server.serve(create_app(intake, ledger, office, http, Keyring((), batch=http.max_batch)))
+    return create_app(intake, ledger, office, http, Keyring((), batch=http.max_batch))
+
+
+async def serve(*, stock: bool) -> None:
+    """Serve on a free port of this machine until killed; print the URL.
+
+    Args:
+        stock: by Quart-Trio and Hypercorn as they are, and not by our server.
+    """
+    http = Http()
+    app = _app(http)
+    async with trio.open_nursery() as nursery:
+        if stock:
+            app.asgi_http_class, app.request_class = QuartTrio.asgi_http_class, QuartTrio.request_class
+            config = Config()
+            config.bind, config.errorlog = ["127.0.0.1:0"], None
+            (url,) = await nursery.start(hypercorn.trio.serve, app, config)
+        else:
+            server = Server(await open_listeners("127.0.0.1:0"), http)
+            url = server.url
+            nursery.start_soon(server.serve, app)
+        print(json.dumps({"url": url}), flush=True)  # noqa: T201  # whoever started it reads it
 
 
 if __name__ == "__main__":
     logs.configure("info")
-    trio.run(serve)
+    trio.run(partial(serve, stock="--stock" in sys.argv))

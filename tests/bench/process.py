@@ -50,9 +50,9 @@ class Process:
 
 
 @contextmanager
-def open_process(module: str, cores: set[int]) -> Iterator[Process]:
+def open_process(module: str, *arguments: str, cores: set[int]) -> Iterator[Process]:
     """A module that prints where it serves."""
-    with _started([sys.executable, "-m", module], cores, stdout=subprocess.PIPE) as popen:
+    with _started([sys.executable, "-m", module, *arguments], cores, stdout=subprocess.PIPE) as popen:
         assert popen.stdout
         yield Process(popen, json.loads(popen.stdout.readline())["url"])
 

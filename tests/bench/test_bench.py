@@ -20,7 +20,7 @@ def test_the_benchmark_runs_and_prints_its_table() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
-    assert sum(line.startswith(("intake, ", "POST to provider", "provider call")) for line in lines) == 12
+    assert sum(line.startswith(("intake, ", "POST to provider", "provider call")) for line in lines) == 16
     assert [line.split(" = ")[0] for line in lines if "wanted" in line] == [
         "intake, 10 a POST: SQLite / intake, 10 a POST: (a) dropped",
         "POST to provider: Postman / provider call: (b) httpx2",
