@@ -91,6 +91,7 @@ async def test_damage_to_a_letter_is_told_and_the_others_go_on(path: Path, open_
         assert [getattr(answer, "state", "claimed") for answer in answers] == ["failed", "failed", "claimed"]
         clock.advance(Policy().retention)
         assert [row.id for row in (await ledger.overdue(10)).lapsed] == [whole], "the clerk's round goes on"
+        assert [damaged in sentence for sentence in (await ledger.statistics()).troubles] == [True]
         assert await ledger.sweep(10) == 3
         assert (await ledger.statistics()).states == {State.QUEUED: 1, State.SENDING: 1}
 
