@@ -42,8 +42,8 @@ class Bucket:
 
     def seconds_until(self, tokens: float) -> float:
         """Until so many are there; for more than it holds, until it is full."""
-        missing = min(tokens, self._size) - self._refilled()
-        return missing / self.rate if missing > _NOTHING else 0.0
+        wanted, level = min(tokens, self._size), self._refilled()
+        return (wanted - level) / self.rate if level + _NOTHING < wanted else 0.0  # as `tokens` counts, to the last bit
 
     def _refilled(self) -> float:
         now = self._clock()

@@ -177,8 +177,6 @@ class Carrier:
 
     def seconds_until_free(self) -> float:
         """How long at least nothing is free; `inf` when an event, not time, will change that."""
-        if self.free() > 0:
-            return 0.0
         if self._paused:
             return math.inf
         wait = max(
@@ -186,7 +184,9 @@ class Carrier:
             self.breaker.seconds_until_free(),
             self._bucket.seconds_until(self._reserved + 1) if self._bucket else 0.0,
         )
-        return wait if wait > 0 else math.inf
+        if wait > 0:
+            return wait
+        return 0.0 if self.free() > 0 else math.inf  # in this order: what time lifts meanwhile is no event to wait for
 
     def reserve(self) -> Place:
         """Keep a place for one call that is about to begin."""

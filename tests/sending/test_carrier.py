@@ -121,6 +121,34 @@ async def test_the_wait_that_a_throttling_provider_asks_for_is_clamped(asked: fl
     assert carrier.seconds_until_free() == pytest.approx(waits, abs=0.1)
 
 
+class Ticking:
+    """A clock that goes on whenever it is looked at, as every clock does."""
+
+    tick = 2.0**-10
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+@pytest.mark.parametrize(
+    "error", [None, ProviderUnavailable("429", throttled=True), ProviderMisconfigured("401")], ids=type
+)
+def test_a_limit_that_time_lifts_between_two_looks_at_the_clock_is_not_waited_for_for_ever(
+    error: Exception | None,
+) -> None:
+    for ticks in range(1, 10):
+        clock = Ticking()
+        carrier = make(rate=1, clock=clock)
+        end(carrier, error)
+        wait = carrier.seconds_until_free()
+        clock.now += wait - ticks * clock.tick
+        assert carrier.seconds_until_free() < math.inf, f"{ticks} ticks before"
+
+
 async def test_a_paused_carrier_begins_nothing_and_says_when_it_is_resumed() -> None:
     carrier = make()
     freed: list[bool] = []
