@@ -12,8 +12,8 @@ fence makes an end count only for the call that it belongs to; a receipt is a fa
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -225,9 +225,13 @@ def wake(row: Row, policy: Policy) -> float:
 
 def backoff(row: Row) -> float:
     """Seconds until the next round: full jitter over 5 s x 2^tries, at most 1 h. The jitter comes from id and round."""
-    ceiling = min(BACKOFF_CAP, BACKOFF * 2.0 ** min(row.tries, 20))
-    chance: float = zlib.crc32(f"{row.id}:{row.fence}:{row.tries}".encode()) / 2**32
-    return max(1.0, ceiling * chance)
+    return max(1.0, min(BACKOFF_CAP, BACKOFF * 2.0 ** min(row.tries, 20)) * _chance(row))
+
+
+def _chance(row: Row) -> float:
+    """From 0 to 1, for each round anew. No checksum: letters that it puts close together once it would always."""
+    digest = hashlib.blake2b(f"{row.id}:{row.fence}:{row.tries}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest) / 2**32
 
 
 def _is_granted(row: Row, after: Ended | None, owner: str) -> bool:
@@ -269,7 +273,9 @@ def _decide(row: Row, policy: Policy, now: Now) -> Row:
         return _enter(row, now, State.HELD, f"{row.provider} may have taken it; a person decides")
     if row.attempts >= policy.max_attempts:
         return _enter(row, now, State.FAILED, f"given up after {row.attempts} attempts; may have been sent")
-    return _queue(row, now, "sent again by policy; may be a second copy")
+    # Sent again together, all letters that a crash cut would be given up for the one among them that kills the process.
+    spread = policy.resend_after * _chance(row) if row.crashes else 0.0
+    return _queue(row, now, "sent again by policy; may be a second copy", spread)
 
 
 def _requeue(row: Row, provider: str, end: End, policy: Policy, now: Now) -> Row:
@@ -287,8 +293,8 @@ def _requeue(row: Row, provider: str, end: End, policy: Policy, now: Now) -> Row
     return _enter(row, now, State.QUEUED, end.reason, provider, end.phase)
 
 
-def _queue(row: Row, now: Now, reason: str) -> Row:
-    return _enter(msgspec.structs.replace(row, due=now.wall, put=False), now, State.QUEUED, reason)
+def _queue(row: Row, now: Now, reason: str, wait: float = 0.0) -> Row:
+    return _enter(msgspec.structs.replace(row, due=now.wall + wait, put=False), now, State.QUEUED, reason)
 
 
 def _doubt(row: Row, now: Now, policy: Policy, reason: str, phase: str) -> Row:

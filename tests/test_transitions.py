@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import combinations
 from typing import Any
 
 import msgspec
@@ -199,6 +200,22 @@ def test_the_last_attempt_ends_the_letter() -> None:
 def test_the_policy_decides_a_doubt_when_its_time_has_come(fields: dict[str, Any], state: State) -> None:
     row, _ = transitions.act(a_row(State.IN_DOUBT, **fields), Verb.DECIDE, "clerk", POLICY, NOW)
     assert row.state is state
+
+
+def test_letters_that_one_crash_cut_are_sent_again_apart_since_one_of_them_may_have_been_the_cause() -> None:
+    def due(**fields: Any) -> list[float]:  # noqa: ANN401  # fields of Row
+        rows = [a_row(State.IN_DOUBT, on_doubt=OnDoubt.RESEND, **fields) for _ in range(300)]
+        cut = [msgspec.structs.replace(row, id=Id(f"0x{number:016x}")) for number, row in enumerate(rows)]
+        return [transitions.act(row, Verb.DECIDE, "clerk", POLICY, NOW)[0].due - NOW.wall for row in cut]
+
+    def near(dues: list[float]) -> set[tuple[int, int]]:
+        pairs = combinations(enumerate(dues), 2)
+        return {(one, other) for (one, at), (other, later) in pairs if abs(at - later) < POLICY.resend_after / 120}
+
+    first, second = due(crashes=1), due(crashes=2, fence=FENCE + 1)
+    assert all(0 <= seconds <= POLICY.resend_after for seconds in first + second)
+    assert 0 < len(near(first) & near(second)) < len(near(first)) / 20, "who is cut with it again is another one"
+    assert set(due()) == {0.0}, "an answer that was lost is no crash"
 
 
 def test_a_lease_that_is_not_over_does_not_lapse() -> None:
