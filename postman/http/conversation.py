@@ -172,17 +172,17 @@ class Conversation:
         """Hand bytes to the kernel. Nothing can follow those that did not go whole."""
         if not data:
             return
-        gone = False
+        sent = False
         try:
-            with trio.fail_after(self._limits.body_timeout):
+            with (
+                trio.move_on_after(self._limits.body_timeout) as sending,
+                contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
                 await self._stream.send_all(data)
-                gone = True
-        except trio.TooSlowError:
-            self.cut = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+                sent = True
+            self.cut |= sending.cancelled_caught
         finally:
-            if not gone:
+            if not sent:
                 self._http.send_failed()
 
     async def _linger(self) -> None:
