@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
 
 import msgspec
 
@@ -15,13 +14,13 @@ from postman.backends.redis.address import Address, RedisSettings, address_of
 from postman.backends.redis.checks import check
 from postman.backends.redis.client import Client, open_client
 from postman.backends.redis.connection import Ask
+from postman.backends.redis.ledger_arrivals import Arrivals
 from postman.backends.redis.ledger_changes import Changes
 from postman.backends.redis.ledger_lists import RedisLists
 from postman.backends.redis.ledger_rows import Snapshot
-from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, put_arguments, redis_queue
-from postman.backends.redis.queue_scripts import keys_of
+from postman.backends.redis.queue import RedisQueue, RedisQueueSettings, redis_queue
 from postman.backends.redis.witness import Witness
-from postman.errors import DamagedRow, IdTaken, KeyReused, StoreUnavailable
+from postman.errors import DamagedRow, IdTaken, KeyReused
 from postman.failpoint import failpoint
 from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
@@ -41,11 +40,8 @@ from postman.ledger import (
 from postman.mail import Id, Letter
 from postman.movable import Stored, UsedKey
 from postman.provider import Receipt
-from postman.queue import Note, Queue
-from postman.row import End, Now, Policy, Row, State, Verb
-
-NO_LIMIT: Final = 2**53
-"""As many as Lua can count."""
+from postman.queue import Queue
+from postman.row import End, Now, Policy, Row, Verb
 
 
 class RedisLedgerSettings(RedisSettings, frozen=True, kw_only=True):
@@ -83,6 +79,7 @@ class RedisLedger:
         self._queue = queue
         self._witness = Witness(self._lists.letter)
         self._changes = Changes(client, self._lists, self._witness)
+        self._arrivals = Arrivals(client, self._lists, self._witness, queue)
         client.connection.on_connect = self._look_back
         if queue is not None:
             queue.letters, queue.on_letter = self._lists.letter(Id("")), self._changes.bring
@@ -96,44 +93,10 @@ class RedisLedger:
         used = msgspec.msgpack.encode(rows.Used(fingerprint, ids))
         notes = [] if self._queue is None else [parcel.row for parcel in parcels if parcel.row.put]
         failpoint("A3")
-        answer = await self._store(parcels, notes, field, used, now.wall, policy.max_queued)
+        answer = await self._arrivals.store(
+            parcels, policy, notes=notes, field=field, used=used, now=now.wall, room=policy.max_queued
+        )
         return self._accepted(answer, ids, fingerprint)
-
-    async def _store(
-        self,
-        parcels: Sequence[rows.Parcel],
-        notes: Sequence[Row] = (),
-        field: str = "",
-        used: bytes = b"",
-        now: float = 0.0,
-        room: int = NO_LIMIT,
-    ) -> list[bytes]:
-        """Run ACCEPT. What the network brings so late that nobody waits for it any more does nothing.
-
-        So a request that was looked for and not found does not come true afterwards.
-        """
-        time = "" if self._queue is None else self._queue.now()
-        asked = (self._client.prefix, time, field, used, now, room)
-        arguments: list[Any] = [len(parcels)]
-        for parcel in parcels:
-            arguments += shelf.accept_arguments(parcel, self.policy)
-        for row in notes:
-            arguments += put_arguments(Note(row.id, row.lane, row.size), row.due - now)
-        names = ("keys", "keyed", shelf.index_of_state(State.QUEUED))
-        keys = [*keys_of(self._client.prefix), *map(self._lists.key, names)]
-        for _ in range(2):  # the server's clock may have been set since we looked at it
-            answer: list[bytes] = await self._client.commit(
-                scripts.ACCEPT, keys, *asked, self._lists.end_of_waiting(), *arguments
-            )
-            if answer[0] != b"late":
-                break
-            self._lists.now(answer[1:])
-        else:
-            raise StoreUnavailable("a request came to Redis too late")
-        if answer == [b"accepted"]:
-            for parcel in parcels[-1:]:
-                self._witness.remember(parcel.row, 1)
-        return answer
 
     def _accepted(self, answer: list[bytes], ids: tuple[Id, ...], fingerprint: bytes) -> Accepted:
         match answer:
@@ -188,8 +151,10 @@ class RedisLedger:
         return acted
 
     async def read(self, id: Id, client: str | None) -> Row | None:
-        """See `Ledger.read`."""
+        """See `Ledger.read`. Waits for what may still be under way to the server, though its connection was cut."""
         known, _ = await self._changes.read([id])
+        if id not in known and await self._arrivals.has_waited(id):
+            known, _ = await self._changes.read([id])
         return rows.shown(known[id].row if id in known else None, client)
 
     async def find(self, filter: Filter, after: Id | None, limit: int) -> Sequence[Row]:
@@ -250,7 +215,7 @@ class RedisLedger:
         found, _ = await self._lists.fetch([stored.row.id for stored in letters])
         there = frozenset(id for id, letter in found.items() if letter.row is not None)
         parcels = [parcel for parcel in rows.repacked(letters) if parcel.row.id not in there]
-        self._accepted(await self._store(parcels), (), b"")
+        self._accepted(await self._arrivals.store(parcels, self.policy), (), b"")
         return there
 
     async def take_keys(self, keys: Sequence[UsedKey]) -> None:

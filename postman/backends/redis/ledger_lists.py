@@ -55,9 +55,9 @@ class RedisLists:
             self._server.observe(time)
         return self._clock()
 
-    def end_of_waiting(self) -> float:
-        """When nobody waits any more for the answer to what is asked now, by the server's clock. Never too late."""
-        return self._server().wall + self._client.connection.address.timeout
+    def server_time(self) -> float:
+        """Wall seconds by the server's clock, whatever the ledger's is. Never ahead of it, unless it was set back."""
+        return self._server().wall
 
     def key(self, name: str) -> str:
         """The key of an index, or of what else has a name."""

@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from postman.backends.redis.address import Address
 from postman.backends.redis.client import open_client
@@ -250,6 +251,42 @@ async def test_what_the_network_brings_after_its_client_was_refused_is_not_accep
         proxy.flows.set()
         await wait_until(lambda: calls_of(mortal_redis)["evalsha"] > before)
         assert await other.read(letter.id, None) is None
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_what_is_under_way_when_its_connection_is_cut_is_waited_for_by_who_looks_for_it(
+    redis: Address, redis_process: RedisServer, comes: bool
+) -> None:
+    async with (
+        open_proxy(redis_process.port) as proxy,
+        redis_ledger(replace(redis, port=proxy.port, timeout=0.5), Policy()) as ledger,
+        trio.open_nursery() as nursery,
+    ):
+        scene = scene_of(ledger)
+        letter, found = scene.letter(), list[bool]()
+        await scene.queued()
+
+        async def accept_and_look() -> None:
+            with pytest.raises(StoreUnavailable) as raised:
+                await scene.accept(letter)
+            assert raised.value.may_have_happened
+            found.append(await insist(partial(ledger.read, letter.id, None)) is not None)
+
+        flows, held = proxy.flows, trio.Event()
+        proxy.flows = held
+        nursery.start_soon(accept_and_look)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        proxy.flows = flows  # of the next connection
+        wire = ledger._client.connection._wire
+        assert wire is not None
+        wire.break_off("cut")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        if comes:
+            held.set()
+        await wait_until(lambda: found)
+        held.set()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert [await ledger.read(letter.id, None) is not None] == found == [comes]
 
 
 async def test_a_server_whose_clock_was_set_takes_letters_all_the_same(redis: Address) -> None:
