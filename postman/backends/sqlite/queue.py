@@ -28,10 +28,11 @@ from postman.hookspecs import hookimpl
 from postman.kind import Kind, Surroundings
 from postman.ledger import LedgerSettings
 from postman.mail import Id
-from postman.queue import LANES, MAX_DELAY, Lease, Note, Queue, QueueSettings, QueueStatistics, bounded
+from postman.queue import LANES, Lease, Note, Queue, QueueSettings, QueueStatistics, bounded
 
 _NONSENSE = (
     "lane NOT IN (0, 1, 2) OR typeof(due) != 'real' OR due NOT BETWEEN 0 AND 1e11 OR typeof(seq) != 'integer'"
+    " OR seq NOT BETWEEN 0 AND 1e17"
     " OR typeof(size) != 'integer' OR size NOT BETWEEN 0 AND 1e12 OR typeof(version) != 'integer'"
     " OR typeof(id) != 'text' OR id NOT GLOB '0x" + "[0-9a-f]" * 16 + "'"
 )
@@ -40,6 +41,9 @@ _BURY_NONSENSE = f"""
         FROM note WHERE {_NONSENSE};
     DELETE FROM note WHERE {_NONSENSE}
 """  # noqa: S608  # our own text
+
+_NUMBERS = 1_000_000
+"""Places a second: a note's number tells when it was put, by the queue's time."""
 
 UNWRITTEN_ACKS = 1_000
 """So many acks do not wait for somebody else's commit."""
@@ -62,8 +66,9 @@ class SqliteQueue:
 
     def entry(self, note: Note, delay: float = 0) -> Entry:
         """A note with a place in its lane, for `NoteTable.add`."""
-        self.table.last_number += 1
-        return Entry(self._lanes.time() + bounded(delay), self.table.last_number, note)
+        now = self._lanes.time()
+        self.table.last_number = max(self.table.last_number + 1, math.ceil(now * _NUMBERS))
+        return Entry(now + bounded(delay), self.table.last_number, note)
 
     async def put(self, notes: Sequence[Note], delay: float = 0) -> None:
         """See `Queue.put`. All or none."""
@@ -124,7 +129,7 @@ class NoteTable:
     Attributes:
         gone: acked notes, to be deleted with the next commit.
         wanted: lanes of which more notes are wanted, and behind which place.
-        last_number: of a note's place.
+        last_number: of a note's place; they rise, with the queue's time.
         buried: how many are buried.
         lanes: who is told of what was committed.
     """
@@ -144,20 +149,19 @@ class NoteTable:
         self._dug = 0
         self._fresh: list[Entry] = []
 
-    def load(self) -> tuple[list[int], float]:
-        """How many notes each lane has, and when the last of all is due. What is no note is buried first."""
+    def load(self) -> list[int]:
+        """How many notes each lane has. What is no note is buried first."""
         self._database.connection.execute(_BURY_NONSENSE)
-        stored, last_due = [0] * LANES, -math.inf
-        counts = "SELECT lane, count(*), max(due), max(seq) FROM note GROUP BY lane"
+        stored = [0] * LANES
+        counts = "SELECT lane, count(*), max(seq) FROM note GROUP BY lane"
         try:
-            for lane, count, due, number in self._database.connection.execute(counts):
+            for lane, count, number in self._database.connection.execute(counts):
                 stored[lane] = count
-                last_due = max(last_due, due)
                 self.last_number = max(self.last_number, number)
         except (TypeError, ValueError, IndexError) as error:
             raise StoreRefused(f"{self._database.path}: its notes are damaged; restore it from a copy") from error
         self.buried = self._database.connection.execute("SELECT count(*) FROM buried").get
-        return stored, last_due
+        return stored
 
     def add(self, entries: Sequence[Entry]) -> None:
         """Put notes."""
@@ -231,9 +235,9 @@ async def queue_on(
     """The queue in `database`. The wall clock is read once, now."""
     table = NoteTable(database)
     database.participants.append(table)
-    stored, last_due = await database.run(table.load)
-    # A note was put at most MAX_DELAY before it was due; so after a wall clock that ran ahead the queue's time goes on.
-    offset = max(wall(), last_due - MAX_DELAY) - trio.current_time()
+    stored = await database.run(table.load)
+    # After a wall clock that ran ahead the queue's time goes on: no note waits for longer than it was to.
+    offset = max(wall(), table.last_number / _NUMBERS) - trio.current_time()
 
     def refill(lane: int, after: Place) -> None:
         def told(result: outcome.Outcome[None]) -> None:
