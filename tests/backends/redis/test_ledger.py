@@ -115,6 +115,7 @@ async def test_what_came_along_with_a_note_is_not_taken_for_what_the_ledger_says
         ids = await scene.accept(*(scene.letter() for _ in range(3)), large, scene.letter())
         for _ in ids:
             await queue.take()
+        assert large.id not in ledger._changes._brought, "so much is not fetched for many takers at once"
         cancelled, claimed, damaged, _, _ = ids
         await there.act([cancelled], Verb.CANCEL, "olga")
         assert isinstance(await there.claim(claimed, [LAMDA]), Claim)
