@@ -37,6 +37,7 @@
 | F18 | both, among ours, under several instances | test_what_the_next_version_takes_meanwhile_is_left_to_it_and_ours_is_sent |
 | F18 | instances replaced one by one under load | test_a_roll_out_under_load_loses_doubles_and_doubts_nothing |
 | F19 | the power is cut under SQLite | test_what_was_promised_survives_and_with_hold_nothing_is_sent_twice |
+| F19 | while a backlog moves | test_mails_that_left_a_ledger_are_in_the_backlog |
 | F19 | under Redis and PostgreSQL | test_a_server_that_lost_its_power_still_has_what_was_promised |
 | F20 | Redis dies and comes back | test_while_the_server_is_down_callers_are_told_at_once_and_afterwards_all_goes_on |
 | F20 | under load | test_what_was_acknowledged_is_there_after_three_kills_under_load |
@@ -54,6 +55,8 @@
 | F24 | the log of Redis was cut | test_a_log_that_was_cut_keeps_a_prefix_of_whole_requests_and_what_is_gone_is_told |
 | F25 | Redis answers too late | test_without_an_answer_in_time_the_fate_is_unknown_and_the_connection_is_not_used_again |
 | F25 | the connection is cut after the write | test_a_connection_that_is_cut_after_the_write_leaves_it_unknown |
+| F25 | a request comes when nobody waits for it any more | test_what_the_network_brings_after_its_client_was_refused_is_not_accepted |
+| F25 | or when somebody looks for it | test_what_is_under_way_when_its_connection_is_cut_is_waited_for_by_who_looks_for_it |
 | F26 | 10,000 callers are cancelled on one connection | test_ten_thousand_cancelled_callers_disturb_nobody |
 | F27 | notes are deleted under us | test_lost_notes_are_put_again_after_two_looks_at_an_empty_queue |
 | F27 | mails are deleted in Redis | test_letters_that_somebody_deleted_are_told_and_do_not_stand_in_the_way_of_others |
@@ -83,6 +86,7 @@
 | F32 | PostgreSQL | test_damage_to_a_letter_is_told_and_the_others_go_on |
 | F32 | the file is cut, moved, replaced or deleted | test_what_happens_to_the_file_is_said_and_nothing_is_promised |
 | F32 | the log would grow | test_the_log_is_copied_into_the_file_long_before_it_is_at_its_longest |
+| F32 | what cannot be read is at the head of the clerk's lists | what_a_newer_postman_wrote_hides_nothing_from_the_clerk |
 | F33 | a sync fails | test_after_a_failed_sync_the_process_ends_and_a_restart_on_a_sound_disk_loses_nothing |
 | F33 | of a queue in a file of its own | test_a_queue_whose_disk_failed_is_not_taken_for_one_that_works |
 | F33 | a sync hangs | test_a_disk_that_hangs_is_told_by_those_who_ask |
@@ -107,6 +111,7 @@
 | F39 | nothing is sent then | test_without_a_ledger_nothing_is_sent_and_the_note_is_left |
 | F40 | the queue is down and the ledger is not | test_what_is_down_is_named_and_only_the_ledger_stops_the_way_in |
 | F40 | one of several queues is down | test_while_a_queue_is_down_the_others_take_its_notes_and_it_is_named |
+| F40 | one of several gives no notes, and counts them | test_one_that_counts_its_notes_and_gives_none_is_told_once_and_asked_ever_more_rarely |
 | F40 | the queue takes no notes | test_why_notes_were_not_put_is_told_until_others_are_or_none_come |
 | F40 | the queue hangs | test_a_queue_that_hangs_keeps_the_client_waiting_for_seconds_only |
 | F41 | rows would go before the keys that name them | test_a_mistake_is_told_in_words |
