@@ -42,6 +42,8 @@ Moment = Annotated[
     datetime, msgspec.Meta(tz=True, description="a time with its offset, without quotes: 2027-01-01T00:00:00Z")
 ]
 Scope = Literal["send", "read", "cancel", "admin"]
+USUAL_SCOPES: tuple[Scope, ...] = ("send", "read", "cancel")
+"""What a client's key may do, unless it says something else."""
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -53,7 +55,7 @@ class Key(_Table, frozen=True, kw_only=True):
 
     name: Name
     sha256: Digest
-    scopes: frozenset[Scope] = frozenset({"send", "read", "cancel"})
+    scopes: frozenset[Scope] = frozenset(USUAL_SCOPES)
     from_: frozenset[Domain] = msgspec.field(name="from", default=frozenset())
     rate: Positive | None = None
     expires: Moment | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import click
 import msgspec
@@ -13,7 +14,7 @@ import trio
 from postman import logs, registry, stores
 from postman.commands.client import Client, Refused, Unreachable
 from postman.commands.options import bind_option, config_option, json_option, show, url_at
-from postman.config import Loaded, Name, load
+from postman.config import USUAL_SCOPES, Loaded, Name, Scope, load
 from postman.errors import ConfigError, ProviderError
 from postman.http.keyring import new_key
 from postman.http.listeners import open_listeners
@@ -149,9 +150,18 @@ def key() -> None:
 @key.command()
 @click.argument("name", callback=_name)
 @click.option("--expires", type=click.DateTime(), help="When it is over, in UTC.  [default: never]")
-def new(name: str, expires: datetime | None) -> int:
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(get_args(Scope)),
+    default=USUAL_SCOPES,
+    show_default=True,
+    help="What it may do; may be repeated.",
+)
+def new(name: str, expires: datetime | None, scopes: Sequence[str]) -> int:
     """Make a key for the client NAME. It is shown once; postman.toml keeps its digest alone."""
-    made = new_key(name, expires and expires.replace(tzinfo=UTC))
+    made = new_key(name, expires and expires.replace(tzinfo=UTC), scopes)
     click.echo(f"The key, for {name}, shown only now:\n\n  {made.token}\n\nFor postman.toml:\n\n{made.toml}")
     return 0
 

@@ -16,7 +16,7 @@ from datetime import datetime
 import msgspec
 
 from postman.bucket import Bucket
-from postman.config import Key, Scope
+from postman.config import USUAL_SCOPES, Key, Scope
 from postman.http.reader import Fault
 from postman.mail import Mail
 
@@ -171,12 +171,13 @@ class NewKey(msgspec.Struct, frozen=True):
     toml: str
 
 
-def new_key(name: str, expires: datetime | None = None) -> NewKey:
+def new_key(name: str, expires: datetime | None = None, scopes: Sequence[str] = USUAL_SCOPES) -> NewKey:
     """Make a key for `name`: 168 random bits and their checksum, so that a scanner recognises a key that leaked."""
     random = secrets.token_bytes(_RANDOM)
     token = PREFIX + base64.b32encode(random + _checksum(random)).decode().lower()
     digest = hashlib.sha256(token.encode()).hexdigest()
-    toml = f'[[http.key]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = ["send", "read", "cancel"]\n'
+    granted = ", ".join(f'"{scope}"' for scope in scopes)
+    toml = f'[[http.key]]\nname = "{name}"\nsha256 = "{digest}"\nscopes = [{granted}]\n'
     if expires is not None:
         toml += f"expires = {expires.isoformat(timespec='seconds')}\n"
     return NewKey(token, toml)

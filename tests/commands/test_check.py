@@ -165,6 +165,15 @@ def test_a_new_key_may_have_an_end(tmp_path: Path, capsys: pytest.CaptureFixture
         load(path)
 
 
+def test_a_new_key_may_be_for_an_admin_or_for_less(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, scopes in (("--scope admin", {"admin"}), ("--scope send --scope read", {"send", "read"})):
+        assert main(["key", "new", "ops", *words.split()]) == 0
+        out = capsys.readouterr().out
+        path = Path(configured(tmp_path, out[out.index("[[http.key]]") :] + FAKE)[1])
+        assert load(path).config.http.key[0].scopes == scopes
+    assert main(["key", "new", "ops", "--scope", "all"]) == 2
+
+
 def test_a_key_for_a_name_that_cannot_be_one_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["key", "new", 'x"\nscopes = ["admin"]']) == 2
     assert "1 to 64 of" in capsys.readouterr().err
