@@ -31,7 +31,7 @@
 | F17 | signals at any moment of the work | test_whenever_a_signal_comes_the_process_ends_in_time_and_nothing_is_lost |
 | F17 | signals at any moment of the start | test_whenever_a_signal_comes_while_the_house_is_opened_it_is_obeyed |
 | F17 | a second signal | test_a_second_signal_ends_at_once_unless_it_comes_with_the_first |
-| F17 | signals while a reload runs | test_signals_during_start_and_during_the_drain |
+| F17 | signals while a reload runs | test_one_process_under_load_takes_every_change_and_survives_every_mistake |
 | F18 | a note of a newer version | test_a_note_of_a_newer_version_is_given_back_untouched_without_spinning_and_told_once |
 | F18 | a row of a newer version | what_a_newer_postman_wrote_is_left_alone_and_the_others_go_on |
 | F18 | both, among ours, under several instances | test_what_the_next_version_takes_meanwhile_is_left_to_it_and_ours_is_sent |
@@ -174,10 +174,10 @@
 | F70 | the disk is nearly full | test_before_the_disk_is_full_letters_are_refused_and_consuming_goes_on |
 | F71 | poison in a request | test_poison_is_400 |
 | F71 | a mail that kills the process | test_a_letter_that_kills_the_process_is_put_aside_and_the_rest_goes_on |
-| F72 | many signals to reload | test_a_hundred_signals_in_a_second |
-| F72 | during start and drain | test_signals_during_start_and_during_the_drain |
-| F73 | broken plugins | test_a_plugin_is_installed_upgraded_broken_and_retired |
-| F73 | broken files | test_weights_and_keys_change_and_the_file_breaks_and_heals |
+| F72 | many signals to reload | test_one_process_under_load_takes_every_change_and_survives_every_mistake |
+| F72 | during start and drain | test_one_process_under_load_takes_every_change_and_survives_every_mistake |
+| F73 | broken plugins | test_one_process_under_load_takes_every_change_and_survives_every_mistake |
+| F73 | broken files | test_one_process_under_load_takes_every_change_and_survives_every_mistake |
 | F74 | a thousand reloads | test_a_thousand_reloads_leave_tasks_descriptors_connections_and_memory_flat |
 | F75 | breakers across a reload | test_the_breaker_of_an_unchanged_provider_stays_open_and_a_changed_one_gets_a_new_chance |
 | F76 | a flood of one client | test_ten_mails_go_out_soon_though_another_client_has_twenty_thousand_waiting |

@@ -161,7 +161,7 @@ class Load:
 
     async def run(self) -> None:
         due = trio.current_time()
-        for _ in range(round(90 / PACE)):
+        for _ in range(round(180 / PACE)):
             if self.enough:
                 break
             await self.post(*[mail()] * BATCH)
