@@ -20,8 +20,12 @@ UNSEEN = re.compile(
 )
 """The same, with characters that nobody sees and those that turn the direction of reading."""
 
-_JOINED = re.compile("(?<=[\u0600-\u1cff])[\u200c\u200d]")
-"""Joiners that spelling needs in the scripts from Arabic to the last of India."""
+_SPELLED = re.compile(
+    "(?<=[\u0600-\u1cff])[\u200c\u200d]"  # in the scripts from Arabic to the last of India
+    "|(?<=[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])\u200d(?=[\u2190-\u2bff\U0001f000-\U0001faff])"  # emoji that are one
+    "|(?<=\U0001f3f4)[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"  # the flag of England, and the like
+)
+"""What is not seen, but what spelling needs."""
 
 _ENCODED_WORD = re.compile(r"=\?([^?\s*]*)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
 _DEEPEST = 3
@@ -32,7 +36,7 @@ def flaw(text: str, forbidden: re.Pattern[str] = CONTROL) -> str | None:
     if text.isprintable() and "=?" not in text and (forbidden is CONTROL or text.isascii()):
         return None
     for depth in range(_DEEPEST):
-        found = forbidden.search(text if forbidden is CONTROL else _JOINED.sub("", text))
+        found = forbidden.search(text if forbidden is CONTROL else _SPELLED.sub("", text))
         if found:
             inside = " inside an encoded word" if depth else ""
             return f"holds the character U+{ord(found[0]):04X}{inside}, which is not allowed here"

@@ -197,7 +197,8 @@ def test_the_longest_nonsense_costs_nothing_of_note() -> None:
 
 GOOD_NAMES = [
     "", "Ann", "Ann Lee", "Lee, Ann", 'Ann "Annie" Lee', "Ann (Sales)", "O'Brien", "Jörg Müller", "山田太郎", "محمد",
-    "ශ්\u200dරී ලංකා", "می\u200cخواهم", "Ann @ Work", "Ann@Work", "ann@example.com", "ANN@EXAMPLE.COM",
+    "ශ්\u200dරී ලංකා", "می\u200cخواهم", "Ann 👩\u200d💻", "👩🏽\u200d❤️\u200d👩 A",
+    "\U0001f3f4\U000e0067\U000e0062\U000e007f A", "Ann @ Work", "Ann@Work", "ann@example.com", "ANN@EXAMPLE.COM",
     "Dr. Ann: Lee",
     "=?utf-8?q?J=C3=B6rg?=", "=?iso-2022-jp?b?GyRCRnxLXBsoQg==?=", "=?utf-8?q?half", "e\u0301", "🙂 Ann", "n" * 256,
     "ann@example.com (home)",
@@ -206,6 +207,7 @@ BAD_NAMES = [
     "a\nb", "a\rb", "a\r\nBcc: x@y.com", "a\0b", "a\tb", "\x1b[31m", "a\x7f", "a\x85b", "a\u2028b", "a\u2029b",
     "a\u202eb",
     "a\u200eb", "a\u200bb", "a\u200db", "a\ufeffb", "a\u2066b", "a\u00adb", "a\ud800b", "\U000e0041", "a\u3164b",
+    "a\u200d💻", "👩\u200db", "👩\U000e0067\U000e007f", "\U0001f3f4\U000e0067",
     "=?utf-8?q?a=0Ab?=", "=?utf-8?b?YQpi?=", "=?utf-8?Q?a=0D=0ABcc:_x?=", "=?us-ascii?q?a=00?=",
     "=?utf-8*en?q?a=0Ab?=",
     "=?x-unknown?q?a=0Ab?=", "=?utf-8?q?=E2=80=A8?=", "=?utf-8?q?=3D=3Futf-8=3Fq=3Fa=3D0Ab=3F=3D?=",
