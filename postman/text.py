@@ -22,7 +22,7 @@ UNSEEN = re.compile(
 
 _SPELLED = re.compile(
     "(?<=[\u0600-\u1cff])[\u200c\u200d]"  # in the scripts from Arabic to the last of India
-    "|(?<=[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])\u200d(?=[\u2190-\u2bff\U0001f000-\U0001faff])"  # emoji that are one
+    "|(?<=[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])\u200d(?=[\u2190-\u2bff\U0001f000-\U0001faff])"  # one emoji
     "|(?<=\U0001f3f4)[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f"  # the flag of England, and the like
 )
 """What is not seen, but what spelling needs."""
