@@ -215,6 +215,20 @@ async def test_a_client_that_leaves_within_its_body_ends_the_handler(house: Any)
         await cancelled.wait()
 
 
+@pytest.mark.parametrize("leave", ["fin", "rst"])
+async def test_half_a_body_is_no_body(house: Any, desk: Any, leave: str) -> None:
+    async with house(desk.app) as home:
+        async with home.connect() as client:
+            await client.send(POST[:-1])
+            while not home.server.statistics().served:
+                await trio.lowlevel.checkpoint()
+            if leave == "rst":
+                client.reset()
+        while home.server.statistics().connections:
+            await trio.lowlevel.checkpoint()
+    assert not desk.committed
+
+
 async def test_the_statistics_count(house: Any, desk: Any) -> None:
     async with house(desk.app, max_connections=2, header_timeout=0.1, idle_timeout=5) as home:
         async with home.connect() as client, home.connect() as slow, home.connect() as third:
