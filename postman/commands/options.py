@@ -23,7 +23,7 @@ config_option = click.option(
     envvar="POSTMAN_CONFIG",
     default=USUAL,
     show_default=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # who gives --url need not be able to read it
     help="The configuration.",
 )
 bind_option = click.option(

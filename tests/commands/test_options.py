@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,19 @@ def test_a_service_on_all_addresses_is_asked_on_this_machine(tmp_path: Path, bin
     key = '[[http.key]]\nname = "a"\nsha256 = "' + "0" * 64
     config.write_text(f'[http]\nbind = "{bind}"\n{key}"\n[[provider]]\nname = "a"\nplugin = "fake"\n')
     assert url_of(config) == url
+
+
+def test_who_may_not_read_postman_toml_may_ask_by_url(tmp_path: Path) -> None:
+    config = tmp_path / "postman.toml"
+    config.touch(mode=0)
+    command = [sys.executable, "-m", "postman", "status", "--config", str(config)]
+    if os.geteuid() == 0:  # root may read it, unless it is somebody else's and this is forbidden
+        os.chown(config, 65_534, 65_534)
+        rights = "-dac_override,-dac_read_search"
+        command = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *command]
+    for words, code, said in (
+        ([], 2, f"{config} cannot be read: Permission denied\n--url URL asks a service that runs all the same."),
+        (["--url", "http://127.0.0.1:1"], 3, "http://127.0.0.1:1 does not answer"),
+    ):
+        ended = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=60)
+        assert (ended.returncode, ended.stderr[: len(said)]) == (code, said), ended.stderr
