@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import secrets
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +29,9 @@ ROOT = Path(__file__).parents[1]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Some tests have a long form."""
     parser.addoption("--long", action="store_true", help="run tests in their long form, which takes up to an hour")
-    parser.addoption("--fuzz", type=float, default=1.0, metavar="SECONDS", help="so long each fuzzer runs")
+    parser.addoption(
+        "--fuzz", type=float, default=9.0, metavar="SECONDS", help="so long each of seven fuzzers runs"
+    )
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="where each fuzzer begins")
     parser.addoption("--seeds", type=int, default=300, metavar="N", help="so many runs are simulated")
     parser.addoption("--seed", type=int, metavar="N", help="the run that is simulated, instead of many")
@@ -66,6 +70,30 @@ def not_there() -> Callable[[str], set[str]]:
 def long(request: pytest.FixtureRequest) -> bool:
     """Whether the long form is asked for."""
     return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest) -> Iterator[Callable[[], Iterator[random.Random]]]:
+    """Gives a source of chance for each round, until the time is over; at least one. Tells the seed that failed.
+
+    `--fuzz SECONDS` fuzzes longer, `--fuzz-seed N` begins where a round failed.
+    """
+    seed: int = request.config.getoption("--fuzz-seed")
+    seconds: float = request.config.getoption("--fuzz")
+    failed = request.session.testsfailed
+
+    def rounds() -> Iterator[random.Random]:
+        nonlocal seed
+        end = time.monotonic() + seconds
+        while True:
+            yield random.Random(seed)
+            seed += 1
+            if time.monotonic() > end:
+                return
+
+    yield rounds
+    if request.session.testsfailed > failed:
+        print(f"again: --fuzz-seed {seed} --fuzz 0")  # noqa: T201  # pytest shows it with the failure
 
 
 @pytest.fixture(scope="session")

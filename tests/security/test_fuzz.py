@@ -1,4 +1,4 @@
-"""Seeded nonsense at every place where bytes of others come in. See conftest.py for `--fuzz` and `--fuzz-seed`."""
+"""Seeded nonsense at every place where bytes of others come in; for `--fuzz` and `--fuzz-seed` see the fixture `fuzz`."""
 
 from __future__ import annotations
 
