@@ -29,9 +29,7 @@ ROOT = Path(__file__).parents[1]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Some tests have a long form."""
     parser.addoption("--long", action="store_true", help="run tests in their long form, which takes up to an hour")
-    parser.addoption(
-        "--fuzz", type=float, default=9.0, metavar="SECONDS", help="so long each of seven fuzzers runs"
-    )
+    parser.addoption("--fuzz", type=float, default=9.0, metavar="SECONDS", help="so long each of seven fuzzers runs")
     parser.addoption("--fuzz-seed", type=int, default=0, metavar="N", help="where each fuzzer begins")
     parser.addoption("--seeds", type=int, default=300, metavar="N", help="so many runs are simulated")
     parser.addoption("--seed", type=int, metavar="N", help="the run that is simulated, instead of many")

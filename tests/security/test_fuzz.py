@@ -1,4 +1,4 @@
-"""Seeded nonsense at every place where bytes of others come in; for `--fuzz` and `--fuzz-seed` see the fixture `fuzz`."""
+"""Seeded nonsense at every place where bytes of others come in; see the fixture `fuzz` for its options."""
 
 from __future__ import annotations
 
