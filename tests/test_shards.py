@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from postman.backends.memory.queue import MemoryQueue, memory_queue
 from postman.backends.redis.address import Address
-from postman.backends.redis.queue import redis_queue
+from postman.backends.redis.queue import RedisQueue, redis_queue
 from postman.backends.sqlite.database import open_database
 from postman.backends.sqlite.queue import queue_on
 from postman.errors import ConfigError, LeaseLost, StoreFull, StoreRefused, StoreUnavailable
@@ -30,11 +30,16 @@ from postman.testing.redis_server import RedisServer
 VISIBILITY_TIMEOUT = 60.0
 
 
-def under(openings: Sequence[Opening], clock: MockClock) -> QueueUnderTest:
-    async def wait(seconds: float) -> None:
+def under(openings: Sequence[Opening], clock: MockClock, busy: Callable[[], bool] = lambda: False) -> QueueUnderTest:
+    async def settled() -> None:
         await trio.testing.wait_all_tasks_blocked(0.02)  # a thread or a server is no task
+        while busy():
+            await trio.testing.wait_all_tasks_blocked(0.002)
+
+    async def wait(seconds: float) -> None:
+        await settled()
         clock.jump(seconds)  # else who is waited for just now would seem not to answer
-        await trio.testing.wait_all_tasks_blocked(0.02)
+        await settled()
 
     named = [(f"queue {number}", opening) for number, opening in enumerate(openings)]
     return QueueUnderTest(lambda: open_shards(named), VISIBILITY_TIMEOUT, wait, ordered=False)
@@ -61,8 +66,19 @@ async def test_the_contract_over_two_queues_in_redis(
     check: QueueCheck, redis_process: RedisServer, redis: Address, mock_clock: MockClock
 ) -> None:
     other = Address("127.0.0.1", redis_process.port, prefix=f"{{other-{redis.prefix.strip('{}:')}}}:")
-    openings = [partial(redis_queue, address, VISIBILITY_TIMEOUT, trio.current_time) for address in (redis, other)]
-    await check(under(openings, mock_clock))
+    opened: list[RedisQueue] = []
+
+    @asynccontextmanager
+    async def opening(address: Address) -> AsyncGenerator[Queue]:
+        async with redis_queue(address, VISIBILITY_TIMEOUT, trio.current_time) as queue:
+            opened.append(queue)
+            yield queue
+
+    def busy() -> bool:
+        wires = [queue._client.connection._wire for queue in opened]
+        return any(wire and wire.broken is None and wire._asked for wire in wires)
+
+    await check(under([partial(opening, address) for address in (redis, other)], mock_clock, busy))
 
 
 class FrailQueue:
