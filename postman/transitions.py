@@ -298,8 +298,9 @@ def _queue(row: Row, now: Now, reason: str, wait: float = 0.0) -> Row:
 
 
 def _doubt(row: Row, now: Now, policy: Policy, reason: str, phase: str) -> Row:
-    wait = 0.0 if row.on_doubt is OnDoubt.HOLD else policy.resend_after
-    row = msgspec.structs.replace(row, resolve=now.wall + wait)
+    # What need not wait is decided on though the wall clock should be set back meanwhile.
+    resolve = 0.0 if row.on_doubt is OnDoubt.HOLD else now.wall + policy.resend_after
+    row = msgspec.structs.replace(row, resolve=resolve)
     return _enter(row, now, State.IN_DOUBT, reason, row.provider, phase)
 
 

@@ -202,6 +202,14 @@ def test_the_policy_decides_a_doubt_when_its_time_has_come(fields: dict[str, Any
     assert row.state is state
 
 
+def test_a_doubt_is_held_though_the_wall_clock_was_set_back() -> None:
+    row = transitions.orphan(a_row(State.SENDING), POLICY, NOW)
+    yesterday = Now(NOW.wall - 86_400, NOW.steady)
+    assert transitions.wake(row, POLICY) <= yesterday.wall
+    row, _ = transitions.act(row, Verb.DECIDE, "clerk", POLICY, yesterday)
+    assert row.state is State.HELD
+
+
 def test_letters_that_one_crash_cut_are_sent_again_apart_since_one_of_them_may_have_been_the_cause() -> None:
     def due(**fields: Any) -> list[float]:  # noqa: ANN401  # fields of Row
         rows = [a_row(State.IN_DOUBT, on_doubt=OnDoubt.RESEND, **fields) for _ in range(300)]

@@ -87,7 +87,7 @@ def _in_doubt(row: Row) -> str:
     doubt = f"{row.provider} may have taken it, so no other provider is asked."
     if row.on_doubt is OnDoubt.HOLD:
         return f"{doubt} Unless that is settled it will soon be held for a person."
-    return f"{doubt} Unless that is settled it is sent again at about {rfc3339(row.resolve)}, perhaps as a second copy."
+    return f"{doubt} Unless that is settled it is sent again after {rfc3339(row.resolve)}, perhaps as a second copy."
 
 
 def _sent(row: Row) -> str:

@@ -96,7 +96,7 @@ def test_recipients_that_a_provider_refused_are_named() -> None:
         ({"state": State.IN_DOUBT, "provider": "lamda"}, "lamda may have taken it, .* held for a person"),
         (
             {"state": State.IN_DOUBT, "provider": "lamda", "on_doubt": OnDoubt.RESEND, "resolve": NOW + 60},
-            "sent again at about 2027-01-15T08:01:00.000Z, perhaps as a second copy",
+            "sent again after 2027-01-15T08:01:00.000Z, perhaps as a second copy",
         ),
         ({"state": State.HELD, "provider": "lamda"}, "`postman settle 0x587e6d1522401000`"),
         ({"state": State.HELD, "provider": "lamda"}, "`postman release 0x587e6d1522401000`"),
