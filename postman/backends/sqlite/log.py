@@ -51,7 +51,7 @@ class Log:
         if self._pages >= CHECKPOINT_PAGES:
             self._wanted.set()
         if self._pages >= CHECKPOINT_PAGES_AT_MOST:
-            with suppress(apsw.BusyError):  # the other thread is at it
+            with suppress(apsw.Error):  # the other thread is at it; or the disk is full, and whoever writes is told
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def close(self) -> None:

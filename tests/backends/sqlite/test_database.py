@@ -5,7 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Buffer, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import trio
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.file import APPLICATION, MIGRATIONS
 from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.testing.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -235,10 +236,11 @@ async def refused(database: Database) -> None:
 
 
 class FaultyFiles(apsw.VFS):
-    """The file system, with a fault in its log on demand."""
+    """The file system, with a fault in its log, or no room in its file, on demand."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
+        self.full = False
         self.read_only = False
         super().__init__("faulty", "")
 
@@ -253,6 +255,11 @@ class FaultyFile(apsw.VFSFile):
         self.files = files
         self.is_log = str(name.filename() if isinstance(name, apsw.URIFilename) else name).endswith("-wal")
         super().__init__("", name, flags)
+
+    def xWrite(self, data: Buffer, offset: int) -> None:  # noqa: N802  # apsw's
+        if not self.is_log and self.files.full:
+            raise apsw.FullError("database or disk is full")
+        super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:  # noqa: N802  # apsw's
         if self.is_log and self.files.fault is not None:
@@ -289,6 +296,19 @@ async def test_after_a_failed_sync_nothing_is_accepted_any_more(path: Path, file
         assert fates[-1] is False
     async with open_database(path) as database:
         assert (await reasons(database))[0] == "before"
+
+
+async def test_a_log_that_is_long_and_cannot_be_copied_into_a_full_file_does_not_end_the_writer(
+    path: Path, files: FaultyFiles
+) -> None:
+    async with open_database(path, vfs="faulty") as database:
+        files.full = True
+        with trio.fail_after(PATIENCE):
+            for number in range(20):
+                await database.run(partial(bury, database, str(number), 1_000_000), abandonable=True)
+        files.full = False
+        await database.run(partial(bury, database, "there is room"))
+        assert len(await reasons(database)) == 21
 
 
 async def test_a_file_system_that_cannot_be_written_is_refused(path: Path, files: FaultyFiles) -> None:
