@@ -267,10 +267,10 @@ class Line[Q]:
         self._hang_up()
 
     def _hang_up(self) -> None:
-        if self._connection is not None:
-            with suppress(psycopg.Error):
-                self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):  # whatever it is: this thread must live, for those who wait for it
+                connection.close()
 
 
 type Side = Line[Callable[[Connection], Any]]

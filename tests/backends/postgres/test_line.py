@@ -137,3 +137,16 @@ async def test_a_bug_where_a_lost_connection_is_renewed_leaves_nobody_waiting() 
         with pytest.raises(StoreUnavailable, match="a bug of ours, IndexError") as caught:
             await line.run(lambda _: None)
         assert caught.value.may_have_happened
+
+
+class Clinging(Lost):
+    """A connection that cannot be closed, in a way that nobody foresaw."""
+
+    def close(self) -> None:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_where_a_connection_is_closed_leaves_nobody_waiting() -> None:
+    async with open_line(Clinging, Statements(), 10.0, "test") as line:  # type: ignore[arg-type]  # a fake
+        with pytest.raises(StoreUnavailable):
+            await line.run(lambda _: None)
