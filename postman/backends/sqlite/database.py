@@ -223,9 +223,8 @@ class Database:
         except Exception as error:  # noqa: BLE001  # whatever it is, the callers must be told
             self._roll_back()
             self._unwritable |= isinstance(error, _UNWRITABLE)
-            if committing and isinstance(error, apsw.IOError):
-                # Pages that could not be synced may be marked clean by the kernel: a second try would lie.
-                self.broken = f"{self.path}: the disk failed while it was written ({error}); restart on a sound disk"
+            if committing and (doubt := _doubt(error)):
+                self.broken = f"{self.path}: {doubt}"
                 error = StoreBroken(self.broken, may_have_happened=True)
             if self.broken is None and began and len(batch) > 1:
                 for job in batch:
@@ -296,6 +295,15 @@ def _harm(before: Identity, now: Identity) -> str:
     if now.files != before.files:
         return _MOVED
     return "was cut short while it is in use" if now.size < before.size else ""
+
+
+def _doubt(error: Exception) -> str:
+    """Why nobody knows whether a COMMIT that ended so has happened, so that a second try could lie or do it twice."""
+    if isinstance(error, apsw.IOError):  # the kernel may have marked clean what it could not sync
+        return f"the disk failed while it was written ({error}); restart on a sound disk"
+    if not isinstance(error, apsw.Error):
+        return f"{type(error).__name__} while it was written; restart"
+    return ""
 
 
 def _settle(told: Sequence[Callable[[], None]], batch: Sequence[_Job]) -> None:

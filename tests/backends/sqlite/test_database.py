@@ -16,7 +16,7 @@ import trio
 
 from postman.backends.sqlite.database import Database, open_database
 from postman.backends.sqlite.file import APPLICATION, MIGRATIONS
-from postman.errors import IdTaken, StoreError, StoreFull, StoreRefused, StoreUnavailable
+from postman.errors import IdTaken, StoreBroken, StoreError, StoreFull, StoreRefused, StoreUnavailable
 from postman.testing.waiting import PATIENCE
 
 
@@ -296,6 +296,25 @@ async def test_after_a_failed_sync_nothing_is_accepted_any_more(path: Path, file
         assert fates[-1] is False
     async with open_database(path) as database:
         assert (await reasons(database))[0] == "before"
+
+
+async def test_a_commit_of_which_python_did_not_hear_is_not_done_a_second_time(path: Path) -> None:
+    def run_out(*_: object) -> int:
+        raise MemoryError
+
+    async with open_database(path) as database:
+        await database.run(lambda: database.connection.set_wal_hook(run_out))  # called once a commit is in the log
+        async with trio.open_nursery() as nursery:
+
+            async def write() -> None:
+                with pytest.raises(StoreBroken) as error:
+                    await database.run(partial(bury, database, "perhaps"))
+                assert error.value.may_have_happened
+
+            nursery.start_soon(write)
+            nursery.start_soon(write)
+    async with open_database(path) as database:
+        assert len(await reasons(database)) <= 2
 
 
 async def test_a_log_that_is_long_and_cannot_be_copied_into_a_full_file_does_not_end_the_writer(
