@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -52,15 +51,17 @@ class Writer:
         self.dropped = 0
         self._fd = fd
         self._untold = 0
-        self._lines: queue.Queue[bytes | threading.Event | None] = queue.Queue(capacity)
+        self._capacity = capacity
+        self._lines: queue.SimpleQueue[bytes | threading.Event | None] = queue.SimpleQueue()
+        """Simple, since a finaliser may log while a line is put; a `Queue` would wait for itself."""
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
         """Take a line that ends in a newline."""
-        try:
-            self._lines.put_nowait(text.encode(errors="backslashreplace"))
-        except queue.Full:
+        if self._lines.qsize() < self._capacity:
+            self._lines.put(text.encode(errors="backslashreplace"))
+        else:
             self.dropped += 1
             self._untold += 1
 
@@ -70,15 +71,13 @@ class Writer:
     def wait_written(self) -> None:
         """Wait until all lines that were taken are written, for at most `PATIENCE` seconds."""
         written = threading.Event()
-        with suppress(queue.Full):
-            self._lines.put(written, timeout=PATIENCE)
-            written.wait(PATIENCE)
+        self._lines.put(written)
+        written.wait(PATIENCE)
 
     def close(self, patience: float = PATIENCE) -> None:
         """Write what waits, for at most `patience` seconds."""
-        with suppress(queue.Full):
-            self._lines.put(None, timeout=patience)
-            self._thread.join(patience)
+        self._lines.put(None)
+        self._thread.join(patience)
 
     def _run(self) -> None:
         last = False

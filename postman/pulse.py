@@ -59,8 +59,9 @@ class Pulse:
             ended.set()
 
     def _look_back(self) -> None:
+        now = time.monotonic()
+        stood, self._beat = now - self._beat, now  # before `seen` is emptied, else the watcher would tell it again
         seen, self.seen = self.seen, ""
-        stood = time.monotonic() - self._beat
         if stood < self._limit + BEAT:
             return
         self._told_at = time.monotonic()
