@@ -95,12 +95,25 @@ class Client:
         except (OSError, HTTPException, UnicodeError) as error:
             raise Unreachable(f"{self.url} does not answer: {_why(error)}") from error
         document = _document(content)
+        stranger = Unreachable(
+            f"{self.url} is no Postman, or what stands before it answered in its place [{answer.status}]"
+        )
         if not isinstance(document, dict):  # ours answers with an object, whatever it says
-            place = f"{self.url} is no Postman, or what stands before it answered in its place"
-            raise Unreachable(f"{place} [{answer.status}]")
+            raise stranger
         if not 200 <= answer.status < 300:
             raise Refused(answer.status, document)
-        return document
+        return _Answer(document, stranger)
+
+
+class _Answer(dict[str, Any]):
+    """The document of an answer; asked for a field that it lacks it is none of ours."""
+
+    def __init__(self, document: dict[str, Any], stranger: Unreachable) -> None:
+        super().__init__(document)
+        self._stranger = stranger
+
+    def __missing__(self, _name: str) -> Any:  # noqa: ANN401  # never
+        raise self._stranger
 
 
 def _connection(url: str, timeout: float) -> tuple[HTTPConnection, str]:

@@ -19,7 +19,8 @@ def test_a_service_that_is_not_there_ends_with_3(url: str, why: str, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(404, b"<html>"), (200, b"<html>"), (200, b"[]"), (404, b""), (502, b"Bad Gateway")]
+    ("status", "body"),
+    [(404, b"<html>"), (200, b"<html>"), (200, b"[]"), (200, b'{"status": "UP"}'), (404, b""), (502, b"Bad Gateway")],
 )
 async def test_what_answers_and_is_no_service_of_ours_ends_with_3(
     status: int, body: bytes, capsys: pytest.CaptureFixture[str]
